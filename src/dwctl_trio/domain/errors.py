@@ -1,0 +1,109 @@
+"""Every error the system raises on purpose, as one tree.
+
+DwctlError
+├── InvalidRequest          the client must change its request (names the parameter)
+├── AuthenticationFailed    no key, or not one of ours
+├── NotFound                unknown, foreign and deleted alike
+├── Conflict                the state has moved on
+├── LimitExceeded           a bound of domain/limits.py, with a time to try again
+├── UpstreamError           the model's server failed
+│   ├── UpstreamTimeout     … to answer in time
+│   ├── UpstreamRejected    … by answering with an error status
+│   └── UpstreamUnreachable … to accept a connection
+└── StoreError              PostgreSQL failed
+    ├── StoreUnavailable    … to answer: nothing was lost, try again
+    └── LeaseLost           the row is somebody else's now
+
+Rule 1: foreign exceptions become one of these once, in the adapter that meets them.
+Rule 2: a message holds nothing internal: no address, key, SQL, path or provider's text.
+"""
+
+from __future__ import annotations
+
+
+class DwctlError(Exception):
+    """The root: something failed in a way that has a name."""
+
+
+class InvalidRequest(DwctlError):
+    """The client's request cannot be served as it stands; the message says what to change.
+
+    Args:
+        message: What was wrong, what is allowed.
+        param: Path of the parameter, as in ``input[0].content``; None when it is the whole body.
+        code: OpenAI's machine-readable code.
+        status: The HTTP status, 400 unless a more exact one exists (413, 415).
+    """
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str = "invalid_value", status: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+class AuthenticationFailed(DwctlError):
+    """No API key came with the request, or it is unknown or revoked: all alike to the caller."""
+
+
+class NotFound(DwctlError):
+    """There is no such thing for this owner: unknown, foreign and deleted are not told apart."""
+
+
+class Conflict(DwctlError):
+    """The row is not in a state that allows this change."""
+
+
+class LimitExceeded(DwctlError):
+    """A bound of ``domain/limits.py`` was met.
+
+    Args:
+        message: Which bound, in the client's words.
+        retry_after_s: When trying again makes sense, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamError(DwctlError):
+    """The model's server failed; the base class is the failure that fits no other.
+
+    Args:
+        message: Our own words; never the provider's text.
+        status: The HTTP status the upstream gave, None when it gave none.
+        retry_after_s: The upstream's own ``Retry-After`` in seconds, None when it sent none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream took longer than one of its time limits."""
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream answered with an error status or an error object."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection to the upstream could be made."""
+
+
+class StoreError(DwctlError):
+    """PostgreSQL refused or failed a statement."""
+
+
+class StoreUnavailable(StoreError):
+    """PostgreSQL could not be reached, or not in time; trying again later makes sense."""
+
+
+class LeaseLost(StoreError):
+    """A guarded write met 0 rows: this process no longer owns the row and must stop."""

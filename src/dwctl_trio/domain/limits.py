@@ -1,0 +1,109 @@
+"""Every bound of the system, in one place.
+
+Rule 1: a queue, body, loop, wait or retry without a field here does not exist.
+Rule 2: the unit is the end of the name: ``_s`` seconds, ``_bytes``, ``_items``; plain nouns count things.
+Rule 3: each field says why its default is what it is; ``limits:`` in config.yaml changes it by name.
+
+Source: the constants of dwctl 8.62.0 where it had one; figures measured for this project otherwise.
+"""
+
+import attrs
+
+
+def _bounded(default: float, *, minimum: float, maximum: float) -> float:
+    """A field whose configured value must lie in ``[minimum, maximum]``; its type is the default's."""
+    kind = type(default)
+    return attrs.field(  # type: ignore[no-any-return]
+        default=default,
+        validator=[attrs.validators.instance_of(kind), attrs.validators.ge(minimum), attrs.validators.le(maximum)],
+        metadata={"minimum": minimum, "maximum": maximum},
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The bounds in force in one process; validated, never changed after start."""
+
+    # -- what a client may send
+    request_body_bytes: int = _bounded(16 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
+    """Larger bodies are 413. 16 MiB holds a 200k-token history with room for images."""
+    request_body_s: float = _bounded(60.0, minimum=1.0, maximum=3600.0)
+    """A body that takes longer to arrive is 408."""
+    request_depth: int = _bounded(64, minimum=8, maximum=512)
+    """Nesting of a JSON body; deeper ones are 400. The decoder's own stack stops at about 1,000."""
+    request_header_bytes: int = _bounded(16 * 1024, minimum=1024, maximum=1024 * 1024)
+    """Request line and headers together."""
+
+    # -- one stream to one client
+    event_channel_items: int = _bounded(256, minimum=1, maximum=65536)
+    """Batches between loop and SSE writer, the original's number; full means the loop waits for its client."""
+    head_hold_s: float = _bounded(2.0, minimum=0.0, maximum=60.0)
+    """The HTTP head waits this long for the upstream's, so that an early refusal is a real 4xx or 5xx."""
+    keep_alive_s: float = _bounded(15.0, minimum=0.05, maximum=300.0)
+    """A silent stream gets a comment this often; proxies cut idle connections at 30 s or 60 s."""
+    write_progress_s: float = _bounded(30.0, minimum=0.1, maximum=600.0)
+    """A client that takes no byte for this long counts as gone."""
+    idle_connection_s: float = _bounded(60.0, minimum=0.1, maximum=3600.0)
+    """An HTTP connection without a request, or with half a header, is closed after this."""
+    connection_backlog: int = _bounded(1024, minimum=1, maximum=65535)
+    """Connections the kernel may hold before we accept them."""
+
+    # -- one call of an upstream
+    upstream_connect_s: float = _bounded(5.0, minimum=0.05, maximum=60.0)
+    """To open a connection; a healthy host answers in milliseconds."""
+    upstream_first_byte_s: float = _bounded(120.0, minimum=0.05, maximum=3600.0)
+    """From the request to the first chunk; the prefill of a long prompt may take a minute."""
+    upstream_chunk_s: float = _bounded(60.0, minimum=0.05, maximum=3600.0)
+    """Between two chunks; not counted while we wait for our own client."""
+    upstream_total_s: float = _bounded(3600.0, minimum=0.1, maximum=86400.0)
+    """For the whole call, the original's flex deadline."""
+    upstream_wait_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
+    """For a place at an upstream with ``max_concurrency`` calls under way; then 429."""
+    upstream_event_bytes: int = _bounded(1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024)
+    """One SSE event of the upstream; counted per event, never per network read."""
+    upstream_answer_bytes: int = _bounded(32 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
+    """All that one call may answer, as text; more is a failure of the upstream."""
+    turn_tool_calls: int = _bounded(128, minimum=1, maximum=4096)
+    """Tool calls in one model turn, the bound that OpenAI documents for parallel calls."""
+
+    # -- the loop of one response
+    turns: int = _bounded(10, minimum=1, maximum=1000)
+    """Model turns in one response, the original's number; checked after the decision, so answering is free."""
+    steps: int = _bounded(1000, minimum=1, maximum=100_000)
+    """Durable steps in one response, sub-agents included."""
+
+    # -- the store
+    store_connections: int = _bounded(10, minimum=1, maximum=500)
+    """Connections to PostgreSQL in one process; measured, group commit gains nothing above 16."""
+    store_wait_s: float = _bounded(5.0, minimum=0.05, maximum=60.0)
+    """For a free connection, and for a new one to open; then the store counts as unavailable."""
+    store_call_s: float = _bounded(5.0, minimum=0.05, maximum=60.0)
+    """For one statement; all of them are by key and take about a millisecond."""
+    terminal_write_s: float = _bounded(10.0, minimum=0.1, maximum=60.0)
+    """For the shielded terminal write with its retries; afterwards the rescuer ends the row."""
+    terminal_retry_s: float = _bounded(0.25, minimum=0.01, maximum=5.0)
+    """Between two tries of the terminal write."""
+    lease_s: float = _bounded(30.0, minimum=1.0, maximum=600.0)
+    """A row whose lease was not renewed for this long is anybody's to rescue."""
+    lease_renewal_s: float = _bounded(10.0, minimum=0.2, maximum=200.0)
+    """Between renewals; a third of the lease, so that two may fail."""
+    lease_give_up_s: float = _bounded(20.0, minimum=0.5, maximum=400.0)
+    """A process that could not renew for this long stops its attempts, before others may take them."""
+    rescue_interval_s: float = _bounded(10.0, minimum=0.2, maximum=600.0)
+    """Between sweeps for expired leases: lease plus one sweep is the promise of 60 s."""
+    rescue_rows: int = _bounded(500, minimum=1, maximum=10_000)
+    """Rows one sweep ends at the most, so that it stays a short transaction."""
+
+    # -- the process
+    shutdown_grace_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
+    """Live streams may go on for this long after SIGTERM before they get a terminal event."""
+    ready_check_s: float = _bounded(1.0, minimum=0.05, maximum=30.0)
+    """For the database's answer to ``/readyz``."""
+    key_cache_s: float = _bounded(4.0, minimum=0.0, maximum=5.0)
+    """A revoked API key is refused within 5 s."""
+    key_cache_entries: int = _bounded(10_000, minimum=1, maximum=1_000_000)
+    """API keys kept in memory, known or not; a flood of wrong keys must not grow it."""
+
+
+DEFAULT_LIMITS = Limits()
+"""What holds where the operator's configuration is silent."""
