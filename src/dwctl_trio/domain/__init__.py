@@ -1,0 +1,1 @@
+"""Values and decisions: pure, without clock, chance or I/O."""

@@ -1,0 +1,1 @@
+"""Trio: nurseries, channels and deadlines around the domain's decisions."""

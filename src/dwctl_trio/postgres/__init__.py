@@ -1,0 +1,1 @@
+"""The store: PostgreSQL through asyncpg, native on Trio."""

@@ -1,0 +1,1 @@
+"""Sans-IO: bytes and JSON to values and back."""

@@ -1,0 +1,1 @@
+"""PUBLIC building blocks for tests: the simulator, verified fakes, the cancel sweep."""

@@ -1,0 +1,172 @@
+"""The events of a response stream, as values.
+
+Rule 1: an event says what happened; its number is given by the one allocator in ``engine/emitter.py``.
+Rule 2: which order is allowed is not said here but in ``domain/event_grammar.py``.
+
+Source: OpenAI Responses API reference, "Streaming events".
+"""
+
+from enum import StrEnum
+from typing import TypeAlias
+
+import attrs
+
+from dwctl_trio.domain.items import ContentPart, OutputItem
+from dwctl_trio.domain.response import Response
+
+
+class ContentKind(StrEnum):
+    """Which of the three kinds of content a delta belongs to."""
+
+    TEXT = "text"
+    REFUSAL = "refusal"
+    REASONING = "reasoning"
+
+
+@attrs.frozen
+class ResponseCreated:
+    """The response exists and is durable; always the first event."""
+
+    response: Response
+
+
+@attrs.frozen
+class ResponseQueued:
+    """The response waits for a daemon."""
+
+    response: Response
+
+
+@attrs.frozen
+class ResponseInProgress:
+    """The response is being worked on."""
+
+    response: Response
+
+
+@attrs.frozen
+class OutputItemAdded:
+    """A new item begins; its id, and the name and call id of a call, are final."""
+
+    output_index: int
+    """The item's place in the response's output, from 0."""
+    item: OutputItem
+    """``in_progress`` and still empty."""
+
+
+@attrs.frozen
+class ContentPartAdded:
+    """A new part of a message or reasoning item begins."""
+
+    output_index: int
+    item_id: str
+    content_index: int
+    """The part's place in the item, from 0."""
+    part: ContentPart
+    """Still empty."""
+
+
+@attrs.frozen
+class ContentDelta:
+    """More of one part; the bulk of every stream."""
+
+    kind: ContentKind
+    output_index: int
+    item_id: str
+    content_index: int
+    delta: str
+    """Never empty."""
+
+
+@attrs.frozen
+class ContentDone:
+    """A part's text is whole: the concatenation of its deltas."""
+
+    kind: ContentKind
+    output_index: int
+    item_id: str
+    content_index: int
+    text: str
+
+
+@attrs.frozen
+class ContentPartDone:
+    """A part is closed."""
+
+    output_index: int
+    item_id: str
+    content_index: int
+    part: ContentPart
+
+
+@attrs.frozen
+class ArgumentsDelta:
+    """More of a call's arguments."""
+
+    output_index: int
+    item_id: str
+    delta: str
+    """Never empty."""
+
+
+@attrs.frozen
+class ArgumentsDone:
+    """A call's arguments are whole: the concatenation of its deltas."""
+
+    output_index: int
+    item_id: str
+    name: str
+    arguments: str
+
+
+@attrs.frozen
+class OutputItemDone:
+    """An item is closed, ``completed`` or ``incomplete``."""
+
+    output_index: int
+    item: OutputItem
+
+
+@attrs.frozen
+class ResponseCompleted:
+    """Terminal: the response is stored as completed."""
+
+    response: Response
+
+
+@attrs.frozen
+class ResponseIncomplete:
+    """Terminal: ended early by a limit or a filter, or cancelled."""
+
+    response: Response
+
+
+@attrs.frozen
+class ResponseFailed:
+    """Terminal: the response carries its error and what output it had."""
+
+    response: Response
+
+
+ItemEvent: TypeAlias = (
+    OutputItemAdded
+    | ContentPartAdded
+    | ContentDelta
+    | ContentDone
+    | ContentPartDone
+    | ArgumentsDelta
+    | ArgumentsDone
+    | OutputItemDone
+)
+TerminalEvent: TypeAlias = ResponseCompleted | ResponseIncomplete | ResponseFailed
+SnapshotEvent: TypeAlias = ResponseCreated | ResponseQueued | ResponseInProgress | TerminalEvent
+Event: TypeAlias = SnapshotEvent | ItemEvent
+
+
+@attrs.frozen
+class StreamEvent:
+    """An event with its place in the stream."""
+
+    sequence_number: int
+    """0, 1, 2, … without gaps over the life of the response, resumes included."""
+    event: Event

@@ -1,0 +1,32 @@
+"""Identities: how a response, a step and an item are named.
+
+Rule 1: ids are made where a response begins (the engine) and only derived here.
+Rule 2: an item's id follows from its step and its place in it, so a resumed response names it as before.
+"""
+
+import re
+from uuid import UUID
+
+RESPONSE_ID_PREFIX = "resp_"
+_RESPONSE_ID = re.compile(r"resp_([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
+
+
+def response_id_text(response_id: UUID) -> str:
+    """The id as clients see it: ``resp_<uuid>``."""
+    return f"{RESPONSE_ID_PREFIX}{response_id}"
+
+
+def parse_response_id(text: str) -> UUID | None:
+    """The uuid inside *text*, or None where it is not an id of ours in its one canonical spelling."""
+    found = _RESPONSE_ID.fullmatch(text)
+    return UUID(found[1]) if found else None
+
+
+def item_id(prefix: str, step_id: UUID, position: int) -> str:
+    """The id of the item that step *step_id* produced at *position* (from 0), as in ``msg_<32 hex><position>``."""
+    return f"{prefix}_{step_id.hex}{position:x}"
+
+
+def synthetic_call_id(step_id: UUID, position: int) -> str:
+    """The call id for a tool call that the upstream left nameless; stable for the step and the call's place."""
+    return f"call_{step_id.hex}{position:x}"

@@ -1,0 +1,116 @@
+"""The response: the resource that clients create, stream and read back.
+
+Source: OpenAI Responses API reference, "The response object".
+"""
+
+from enum import StrEnum
+from typing import TypeAlias
+from uuid import UUID
+
+import attrs
+
+from dwctl_trio.domain.items import OutputItem
+from dwctl_trio.domain.request import ResponseRequest
+from dwctl_trio.domain.usage import Usage
+
+
+class ResponseStatus(StrEnum):
+    """The status on the wire; the row's own states are in ``domain/lifecycle.py``."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_STATUSES = frozenset(
+    {ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE, ResponseStatus.FAILED, ResponseStatus.CANCELLED}
+)
+
+
+class IncompleteReason(StrEnum):
+    """Why a response ended before the model was done."""
+
+    MAX_OUTPUT_TOKENS = "max_output_tokens"
+    CONTENT_FILTER = "content_filter"
+
+
+class ErrorType(StrEnum):
+    """The kind of a failure, kept in row and log: the original's names and two of ours."""
+
+    UPSTREAM_ERROR = "upstream_error"
+    RATE_LIMITED = "rate_limited"
+    PERSIST_FAILED = "persist_failed"
+    LOOP_ERROR = "loop_error"
+    MAX_ITERATIONS_EXCEEDED = "max_iterations_exceeded"
+    STEP_ABANDONED = "step_abandoned"
+    CANCELLED = "cancelled"
+
+
+class ErrorCode(StrEnum):
+    """The ``error.code`` that clients see; OpenAI's own vocabulary, nothing else validates."""
+
+    SERVER_ERROR = "server_error"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    INVALID_PROMPT = "invalid_prompt"
+
+
+@attrs.frozen(kw_only=True)
+class ResponseError:
+    """Why a response failed."""
+
+    type: ErrorType
+    """For the operator."""
+    code: ErrorCode
+    """For the client."""
+    message: str
+    """For the client, in our own words; holds nothing internal."""
+
+
+@attrs.frozen(kw_only=True)
+class Response:
+    """One response at one moment."""
+
+    id: UUID
+    created_at: int
+    """Unix seconds, by the clock of the process that opened it."""
+    request: ResponseRequest
+    """What was asked; most of it is echoed."""
+    status: ResponseStatus
+    output: tuple[OutputItem, ...] = ()
+    usage: Usage | None = None
+    """Summed over all model calls; None while unknown."""
+    error: ResponseError | None = None
+    incomplete_reason: IncompleteReason | None = None
+    completed_at: int | None = None
+    """Unix seconds; only when the status is ``completed``."""
+
+
+@attrs.frozen(kw_only=True)
+class Completed:
+    """The model answered, or left calls for the client to run."""
+
+
+@attrs.frozen(kw_only=True)
+class Incomplete:
+    """A limit or a filter ended the answer early; what there is counts."""
+
+    reason: IncompleteReason
+
+
+@attrs.frozen(kw_only=True)
+class Failed:
+    """Something broke; the output so far is kept."""
+
+    error: ResponseError
+
+
+@attrs.frozen(kw_only=True)
+class Cancelled:
+    """The client hung up or asked for it; the output so far is kept."""
+
+
+Ending: TypeAlias = Completed | Incomplete | Failed | Cancelled
+"""How a response ends; there is no fifth way."""

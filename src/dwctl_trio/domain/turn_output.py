@@ -1,0 +1,244 @@
+"""From the fragments of a model turn to the items and events of a response's output.
+
+Rule 1: a message stays open until the turn ends; its parts follow one another, never overlap.
+Rule 2: reasoning closes as soon as something else begins; later reasoning is a new item.
+Rule 3: every tool call is an item of its own and stays open until the turn ends, so that parallel calls may interleave.
+Rule 4: whatever is open when the turn is cut short is closed as ``incomplete``: nothing that was shown vanishes.
+
+Source: OpenAI Responses API reference, "Streaming events"; Open Responses specification, items and their states.
+"""
+
+from typing import assert_never
+from uuid import UUID
+
+import attrs
+
+from dwctl_trio.domain import ids
+from dwctl_trio.domain.events import (
+    ArgumentsDelta,
+    ArgumentsDone,
+    ContentDelta,
+    ContentDone,
+    ContentKind,
+    ContentPartAdded,
+    ContentPartDone,
+    ItemEvent,
+    OutputItemAdded,
+    OutputItemDone,
+)
+from dwctl_trio.domain.items import (
+    ContentPart,
+    FunctionCall,
+    ItemStatus,
+    Message,
+    MessagePart,
+    OutputItem,
+    Reasoning,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+)
+from dwctl_trio.domain.turn import (
+    ContentFragment,
+    FinishReason,
+    ReasoningFragment,
+    RefusalFragment,
+    TextFragment,
+    ToolCallFragment,
+)
+
+_CUT_SHORT = frozenset({FinishReason.LENGTH, FinishReason.CONTENT_FILTER})
+
+
+def make_part(kind: ContentKind, text: str) -> ContentPart:
+    """The part of *kind* that holds *text*."""
+    match kind:
+        case ContentKind.TEXT:
+            return TextPart(text=text)
+        case ContentKind.REFUSAL:
+            return RefusalPart(refusal=text)
+        case ContentKind.REASONING:
+            return ReasoningPart(text=text)
+        case _ as never:
+            assert_never(never)
+
+
+@attrs.define(eq=False)
+class _OpenContent:
+    """A message or reasoning item that is still growing; *deltas* are those of its open part."""
+
+    output_index: int
+    id: str
+    is_reasoning: bool
+    parts: list[ContentPart] = attrs.field(factory=list)
+    kind: ContentKind | None = None
+    deltas: list[str] = attrs.field(factory=list)
+
+    def value(self, status: ItemStatus) -> OutputItem:
+        parts = list(self.parts)
+        if self.kind is not None:
+            parts.append(make_part(self.kind, "".join(self.deltas)))
+        if self.is_reasoning:
+            reasoning: tuple[ReasoningPart, ...] = tuple(p for p in parts if isinstance(p, ReasoningPart))
+            return Reasoning(id=self.id, status=status, content=reasoning)
+        content: tuple[MessagePart, ...] = tuple(p for p in parts if not isinstance(p, ReasoningPart))
+        return Message(id=self.id, status=status, content=content)
+
+    def close_part(self) -> list[ItemEvent]:
+        if self.kind is None:
+            return []
+        text = "".join(self.deltas)
+        part, index = make_part(self.kind, text), len(self.parts)
+        done: list[ItemEvent] = [
+            ContentDone(self.kind, self.output_index, self.id, index, text),
+            ContentPartDone(self.output_index, self.id, index, part),
+        ]
+        self.parts.append(part)
+        self.kind, self.deltas = None, []
+        return done
+
+
+@attrs.define(eq=False)
+class _OpenCall:
+    """A tool call whose arguments are still growing."""
+
+    output_index: int
+    id: str
+    call_id: str
+    name: str
+    deltas: list[str] = attrs.field(factory=list)
+
+    def value(self, status: ItemStatus) -> FunctionCall:
+        return FunctionCall(
+            id=self.id, status=status, call_id=self.call_id, name=self.name, arguments="".join(self.deltas)
+        )
+
+
+class TurnOutput:
+    """The items of one turn as they grow; feed it fragments, get events.
+
+    Args:
+        step_id: The model step; the items' ids follow from it.
+        first_output_index: Where this turn's items begin in the response's output.
+    """
+
+    def __init__(self, *, step_id: UUID, first_output_index: int) -> None:
+        self._step_id = step_id
+        self._first_output_index = first_output_index
+        self._items: list[OutputItem | _OpenContent | _OpenCall] = []
+        self._message: _OpenContent | None = None
+        self._reasoning: _OpenContent | None = None
+        self._calls: dict[int, _OpenCall] = {}
+
+    def feed(self, fragment: ContentFragment) -> list[ItemEvent]:
+        """The events that *fragment* causes, in order; never empty but for an empty first piece of known arguments."""
+        match fragment:
+            case TextFragment(text):
+                return self._feed_message(ContentKind.TEXT, text)
+            case ReasoningFragment(text):
+                return self._feed_reasoning(text)
+            case RefusalFragment(text):
+                return self._feed_message(ContentKind.REFUSAL, text)
+            case ToolCallFragment():
+                return self._feed_call(fragment)
+            case _ as never:
+                assert_never(never)
+
+    def close(self, finish_reason: FinishReason | None) -> list[ItemEvent]:
+        """Close what is open: as ``completed`` if the model stopped by itself, else as ``incomplete``.
+
+        Args:
+            finish_reason: None when the turn was cut short by a failure or a cancellation.
+        """
+        cut_short = finish_reason is None or finish_reason in _CUT_SHORT
+        status = ItemStatus.INCOMPLETE if cut_short else ItemStatus.COMPLETED
+        events: list[ItemEvent] = []
+        for entry in self._items:
+            if isinstance(entry, _OpenContent):
+                events += self._close_content(entry, status)
+            elif isinstance(entry, _OpenCall):
+                events += self._close_call(entry, status)
+        self._message = self._reasoning = None
+        self._calls.clear()
+        return events
+
+    def items(self) -> tuple[OutputItem, ...]:
+        """All items so far, in order; those still open as ``incomplete``."""
+        return tuple(
+            entry.value(ItemStatus.INCOMPLETE) if isinstance(entry, _OpenContent | _OpenCall) else entry
+            for entry in self._items
+        )
+
+    def _feed_message(self, kind: ContentKind, text: str) -> list[ItemEvent]:
+        message = self._message
+        if message is not None and message.kind is kind and self._reasoning is None:  # the hot path
+            message.deltas.append(text)
+            return [ContentDelta(kind, message.output_index, message.id, len(message.parts), text)]
+        events = self._close_reasoning()
+        if message is None:
+            message = self._message = self._open_content("msg", is_reasoning=False)
+            opened = Message(id=message.id, status=ItemStatus.IN_PROGRESS)
+            events.append(OutputItemAdded(message.output_index, opened))
+        return events + self._continue_content(message, kind, text)
+
+    def _feed_reasoning(self, text: str) -> list[ItemEvent]:
+        events: list[ItemEvent] = []
+        reasoning = self._reasoning
+        if reasoning is None:
+            reasoning = self._reasoning = self._open_content("rs", is_reasoning=True)
+            opened = Reasoning(id=reasoning.id, status=ItemStatus.IN_PROGRESS)
+            events.append(OutputItemAdded(reasoning.output_index, opened))
+        return events + self._continue_content(reasoning, ContentKind.REASONING, text)
+
+    def _feed_call(self, fragment: ToolCallFragment) -> list[ItemEvent]:
+        events = self._close_reasoning()
+        call = self._calls.get(fragment.position)
+        if call is None:
+            index = self._first_output_index + len(self._items)
+            call = _OpenCall(index, ids.item_id("fc", self._step_id, len(self._items)), fragment.call_id, fragment.name)
+            self._calls[fragment.position] = call
+            self._items.append(call)
+            events.append(OutputItemAdded(index, call.value(ItemStatus.IN_PROGRESS)))
+        if fragment.arguments:
+            call.deltas.append(fragment.arguments)
+            events.append(ArgumentsDelta(call.output_index, call.id, fragment.arguments))
+        return events
+
+    def _open_content(self, prefix: str, *, is_reasoning: bool) -> _OpenContent:
+        position = len(self._items)
+        item_id = ids.item_id(prefix, self._step_id, position)
+        opened = _OpenContent(self._first_output_index + position, item_id, is_reasoning)
+        self._items.append(opened)
+        return opened
+
+    def _continue_content(self, item: _OpenContent, kind: ContentKind, text: str) -> list[ItemEvent]:
+        events: list[ItemEvent] = []
+        if item.kind is not kind:
+            events += item.close_part()
+            item.kind = kind
+            events.append(ContentPartAdded(item.output_index, item.id, len(item.parts), make_part(kind, "")))
+        item.deltas.append(text)
+        events.append(ContentDelta(kind, item.output_index, item.id, len(item.parts), text))
+        return events
+
+    def _close_reasoning(self) -> list[ItemEvent]:
+        if self._reasoning is None:
+            return []
+        events = self._close_content(self._reasoning, ItemStatus.COMPLETED)
+        self._reasoning = None
+        return events
+
+    def _close_content(self, item: _OpenContent, status: ItemStatus) -> list[ItemEvent]:
+        events = item.close_part()
+        closed = item.value(status)
+        self._items[item.output_index - self._first_output_index] = closed
+        events.append(OutputItemDone(item.output_index, closed))
+        return events
+
+    def _close_call(self, call: _OpenCall, status: ItemStatus) -> list[ItemEvent]:
+        closed = call.value(status)
+        self._items[call.output_index - self._first_output_index] = closed
+        return [
+            ArgumentsDone(call.output_index, call.id, call.name, closed.arguments),
+            OutputItemDone(call.output_index, closed),
+        ]
