@@ -5,6 +5,7 @@ DwctlError
 ├── AuthenticationFailed    no key, or not one of ours
 ├── NotFound                unknown, foreign and deleted alike
 ├── Conflict                the state has moved on
+├── ServerStopping          the process is asked to end
 ├── LimitExceeded           a bound of domain/limits.py, with a time to try again
 ├── UpstreamError           the model's server failed
 │   ├── UpstreamTimeout     … to answer in time
@@ -55,6 +56,10 @@ class NotFound(DwctlError):
 
 class Conflict(DwctlError):
     """The row is not in a state that allows this change."""
+
+
+class ServerStopping(DwctlError):
+    """The process was asked to end, and its grace is over."""
 
 
 class LimitExceeded(DwctlError):

@@ -62,8 +62,14 @@ class Limits:
     """From the request to the first chunk; the prefill of a long prompt may take a minute."""
     upstream_chunk_s: float = _bounded(60.0, minimum=0.05, maximum=3600.0)
     """Between two chunks; not counted while we wait for our own client."""
+    upstream_usage_s: float = _bounded(5.0, minimum=0.0, maximum=60.0)
+    """For the usage report after the model has stopped; without it the turn is whole and its usage unknown."""
+    upstream_drain_s: float = _bounded(0.005, minimum=0.0, maximum=1.0)
+    """For the end of the body after the usage report, so that the connection can be used again."""
     upstream_total_s: float = _bounded(3600.0, minimum=0.1, maximum=86400.0)
     """For the whole call, the original's flex deadline."""
+    upstream_idle_connections: int = _bounded(20, minimum=0, maximum=1000)
+    """Connections kept open to one upstream; each request scans them all, which costs more than a few save."""
     upstream_wait_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
     """For a place at an upstream with ``max_concurrency`` calls under way; then 429."""
     upstream_event_bytes: int = _bounded(1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024)

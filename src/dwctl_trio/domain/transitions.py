@@ -64,11 +64,11 @@ def next_action(chain: Chain, *, server_tools: AbstractSet[str], limits: Limits)
     Returns:
         ``AppendSteps`` with at least one step, or ``Finish``; at most ``limits.steps`` steps are ever appended.
     """
+    if any(step.state is StepState.CANCELED for step in chain):  # a step is cancelled only with its response
+        return Finish(Cancelled())
     last_turn = _last_model_step(chain)
     if last_turn is None or _is_interrupted(last_turn):
         return _append((ModelCall(),), chain, limits)
-    if last_turn.state is StepState.CANCELED:
-        return Finish(Cancelled())
     if last_turn.state is StepState.FAILED:
         assert last_turn.error is not None, "a failed step has an error"
         return Finish(Failed(error=last_turn.error))

@@ -1,0 +1,5 @@
+"""``python -m dwctl_trio``."""
+
+from dwctl_trio.cli import main
+
+main()

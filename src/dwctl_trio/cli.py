@@ -1,0 +1,198 @@
+"""The command line: ``dwctl-trio serve``, and what an operator needs around it."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import trio
+
+from dwctl_trio.analytics.usage import parse_since, render_usage_report
+from dwctl_trio.app import open_database, run_api
+from dwctl_trio.config import Config, load_config, render_config
+from dwctl_trio.config_section import ConfigError
+from dwctl_trio.demo import run_demo
+from dwctl_trio.domain.errors import DwctlError
+from dwctl_trio.observability.log import configure_logging
+from dwctl_trio.postgres.keys import PostgresKeyStore
+from dwctl_trio.postgres.usage import read_usage
+from dwctl_trio.testing.simulator import run_simulator
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+_config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The configuration file. Without it the defaults and DWCTL_* hold.",
+)
+
+
+@click.group()
+@click.version_option(package_name="dwctl-trio")
+def main() -> None:
+    """The /v1/responses server that never loses a response."""
+
+
+@main.command()
+@_config_option
+@click.option("--host", default=None, help="Overrides the configuration.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="Overrides the configuration; 0: any.")
+def serve(config_path: Path | None, host: str | None, port: int | None) -> None:
+    """Serve the API."""
+    config = _load(config_path, host=host, port=port)
+    configure_logging(level=config.log_level)
+    _run(run_api, config)
+
+
+@main.command()
+@_config_option
+def migrate(config_path: Path | None) -> None:
+    """Bring the database's schema up to date."""
+    config = _load(config_path)
+
+    async def run() -> None:
+        async with open_database(config, migrating=True):
+            click.echo("The database's schema is up to date.")
+
+    _run(run)
+
+
+@main.command(name="check-config")
+@_config_option
+def check_config(config_path: Path | None) -> None:
+    """Print the configuration in force, secrets masked."""
+    click.echo(render_config(_load(config_path)), nl=False)
+
+
+@main.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command(name="create")
+@_config_option
+@click.option("--owner", required=True, help="Whose requests and responses the key stands for.")
+def create_key(config_path: Path | None, owner: str) -> None:
+    """Print a new key, once; only its digest is stored."""
+    if not owner.strip():
+        _fail("--owner: must not be empty", EXIT_USAGE)
+
+    async def run(store: PostgresKeyStore) -> None:
+        click.echo(await store.create_key(owner))
+
+    _run_with_keys(config_path, run)
+
+
+@keys.command(name="list")
+@_config_option
+def list_keys(config_path: Path | None) -> None:
+    """List all keys by their prefix."""
+
+    async def run(store: PostgresKeyStore) -> None:
+        for row in await store.list_keys():
+            state = f"revoked {row['revoked_at']:%Y-%m-%d %H:%M}" if row["revoked_at"] else "live"
+            click.echo(f"{row['prefix']}…  {row['created_at']:%Y-%m-%d %H:%M}  {state:<24}  {row['owner']}")
+
+    _run_with_keys(config_path, run)
+
+
+@keys.command(name="revoke")
+@_config_option
+@click.argument("prefix")
+def revoke_key(config_path: Path | None, prefix: str) -> None:
+    """Revoke the key with this PREFIX; it is refused within 5 seconds."""
+
+    async def run(store: PostgresKeyStore) -> None:
+        owner = await store.revoke_key(prefix.removesuffix("…"))
+        if owner is None:
+            _fail(f"no live key has the prefix {prefix!r}; 'dwctl-trio keys list' shows them", EXIT_FAILURE)
+        click.echo(f"Revoked the key {prefix} of {owner}.")
+
+    _run_with_keys(config_path, run)
+
+
+@main.command()
+@_config_option
+@click.option("--since", default="24h", show_default=True, help="How far back: 90s, 30m, 24h, 7d.")
+@click.option("--by", type=click.Choice(["model", "owner"]), default="model", show_default=True)
+def usage(config_path: Path | None, since: str, by: str) -> None:
+    """Show what was used and what it cost."""
+    config = _load(config_path)
+    try:
+        since_s = parse_since(since)
+    except ValueError as error:
+        _fail(f"--since: {error}", EXIT_USAGE)
+
+    async def run() -> None:
+        async with open_database(config) as pool:
+            click.echo(render_usage_report(await read_usage(pool, since_s=since_s, by=by), by=by))
+
+    _run(run)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+def simulator(host: str, port: int) -> None:
+    """Run the scripted chat-completions upstream alone."""
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            click.echo(f"The simulator listens on {await nursery.start(run_simulator, host, port)}", err=True)
+
+    _run(run)
+
+
+@main.command()
+def demo() -> None:
+    """Show one response from the first token to the database, with everything it needs."""
+    _run(run_demo)
+
+
+def _load(path: Path | None, *, host: str | None = None, port: int | None = None) -> Config:
+    try:
+        config = load_config(path, host=host, port=port)
+    except ConfigError as error:
+        _fail(str(error), EXIT_USAGE)
+    return config
+
+
+def _run_with_keys(config_path: Path | None, work: Callable[[PostgresKeyStore], Awaitable[None]]) -> None:
+    config = _load(config_path)
+
+    async def run() -> None:
+        async with open_database(config) as pool:
+            await work(PostgresKeyStore(pool))
+
+    _run(run)
+
+
+def _run(function: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Run a command to its end; what fails on purpose is one line, not a traceback."""
+    try:
+        trio.run(partial(_ungrouped, function, *args))
+    except (DwctlError, OSError) as error:
+        _fail(str(error), EXIT_FAILURE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _ungrouped(function: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Run *function*; a group that holds a single error raises that error."""
+    try:
+        await function(*args)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"dwctl-trio: {message}", err=True)
+    sys.exit(status)

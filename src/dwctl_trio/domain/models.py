@@ -1,0 +1,29 @@
+"""Which upstream serves a model name, and at what price."""
+
+from decimal import Decimal
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Price:
+    """What a million tokens cost the owner."""
+
+    input_per_million: Decimal
+    output_per_million: Decimal
+    currency: str
+    """As in ISO 4217: ``USD``."""
+
+
+@attrs.frozen(kw_only=True)
+class ModelRoute:
+    """Where the calls for one model name go."""
+
+    model: str
+    """The alias that the client named."""
+    upstream: str
+    """The upstream's name in the configuration."""
+    upstream_model: str
+    """What the upstream calls the model."""
+    price: Price | None = None
+    """None when the operator gave none: the cost is then unknown, not zero."""

@@ -1,0 +1,70 @@
+"""The one allocator of sequence numbers: numbers, encodes, logs and hands over the events of one response.
+
+Rule 1: what is numbered is logged, and goes to the consumer in the same order, whole batches at a time.
+Rule 2: a batch is all that one upstream read produced, in one buffer.
+Rule 3: the terminal event is prepared before it is durable and sent after.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from dwctl_trio.domain.events import Event
+from dwctl_trio.ports import EventSink
+from dwctl_trio.protocol.event_stream import EventEncoder
+
+
+@attrs.frozen(kw_only=True)
+class PreparedEvents:
+    """Numbered and encoded, not yet in the log and not yet sent."""
+
+    frames: bytes
+    count: int
+
+
+class Emitter:
+    """The events of one response on their way to its consumer.
+
+    Args:
+        sink: The consumer.
+        keep_log: Whether the frames are kept for the terminal write.
+    """
+
+    def __init__(self, sink: EventSink, *, keep_log: bool) -> None:
+        self._sink = sink
+        self._encoder = EventEncoder()
+        self._log: list[bytes] | None = [] if keep_log else None
+        self._next_number = 0
+
+    async def emit(self, events: Sequence[Event]) -> None:
+        """Number, log and send *events*.
+
+        Cancellation: the events are numbered and logged; the consumer may not have got them.
+
+        Raises:
+            trio.BrokenResourceError: The consumer has left.
+        """
+        await self.send(self.prepare(events))
+
+    def note(self, events: Sequence[Event]) -> None:
+        """Number and log *events* that nobody is there to receive."""
+        self._append(self.prepare(events))
+
+    def prepare(self, events: Sequence[Event]) -> PreparedEvents:
+        """Encode *events* with the next numbers without using these up."""
+        return PreparedEvents(frames=self._encoder.encode(self._next_number, events), count=len(events))
+
+    async def send(self, prepared: PreparedEvents) -> None:
+        """Log and send what was prepared last; see ``emit``."""
+        self._append(prepared)
+        await self._sink.send(prepared.frames)
+
+    def log_with(self, prepared: PreparedEvents) -> tuple[bytes | None, int]:
+        """The whole log as if *prepared* had been sent, None if none is kept, and the last number in it."""
+        log = None if self._log is None else b"".join([*self._log, prepared.frames])
+        return log, self._next_number + prepared.count - 1
+
+    def _append(self, prepared: PreparedEvents) -> None:
+        if self._log is not None:
+            self._log.append(prepared.frames)
+        self._next_number += prepared.count

@@ -1,0 +1,176 @@
+"""The end of a response: the terminal write, and then what the client is told.
+
+Rule 1: the write is shielded and bounded; whatever it cannot do in time is the rescuer's.
+Rule 2: the terminal event goes out after the write; a client that saw ``completed`` finds it stored.
+Rule 3: a failed or unsure write still hands the client its output, in a failed response.
+"""
+
+from contextlib import suppress
+
+import attrs
+import trio
+
+from dwctl_trio.domain.assembly import assemble, terminal_event
+from dwctl_trio.domain.errors import StoreError, StoreUnavailable
+from dwctl_trio.domain.lifecycle import RowState, apply, ending_change
+from dwctl_trio.domain.response import Cancelled, Completed, Ending, Failed, Incomplete, Response, ResponseStatus
+from dwctl_trio.domain.steps import Step, StepState
+from dwctl_trio.engine.state import FIRST_EPOCH, Scope, Services
+from dwctl_trio.observability.log import get_logger
+from dwctl_trio.ports import FinishedResponse
+
+_log = get_logger(__name__)
+
+_OK = 200
+_CLIENT_CLOSED = 499
+"""What servers log for a client that hung up; nobody receives it."""
+
+
+async def finalize(services: Services, scope: Scope, ending: Ending, *, owned: bool = True) -> Response:
+    """Make *ending* durable and tell it; return the response as told.
+
+    Args:
+        services: The store, and the bounds of the write.
+        scope: The response; its last step is closed here if the loop did not come to it.
+        ending: How the loop ended.
+        owned: False when the row is known to be somebody else's, so that nothing is written.
+
+    Cancellation: the terminal write is shielded; the telling is not.
+    """
+    written = False
+    with trio.move_on_after(services.limits.terminal_write_s, shield=True):
+        await scope.opened.wait()
+    last_step = _end_last_step(scope, ending)
+    opening = scope.opening
+    if opening is None:  # there is no row: nobody was told of this response
+        unopened = _unopened(scope)
+        scope.refusal = scope.failure
+        scope.head.set()
+        _log_response(scope, ending, opening_known=False, written=False)
+        return unopened
+    ended_at = opening.created_at + int(trio.current_time() - scope.started_at)
+    response = assemble(opening, [last_step], ending, ended_at=ended_at)
+    if owned:
+        finished = _finished(scope, ending, response, last_step)
+        written = await _write(services, finished)
+    if not written:
+        response = _not_stored(scope, response)
+    if isinstance(ending, Failed) and not scope.head.is_set():
+        scope.refusal = scope.failure
+    scope.head.set()
+    _log_response(scope, ending, opening_known=True, written=written)
+    if not isinstance(ending, Cancelled):
+        await _tell(scope, response)
+    return response
+
+
+def _end_last_step(scope: Scope, ending: Ending) -> Step:
+    """The last step, terminal; one that the loop left open is closed the way the response ends."""
+    if scope.chain:
+        return scope.chain[-1]
+    current = scope.current
+    scope.emitter.note(current.close_output())
+    if isinstance(ending, Failed):
+        return current.end(StepState.FAILED, ending.error)
+    return current.end(StepState.CANCELED)
+
+
+def _finished(scope: Scope, ending: Ending, response: Response, last_step: Step) -> FinishedResponse:
+    prepared = scope.emitter.prepare([terminal_event(response)])
+    log, last_number = scope.emitter.log_with(prepared)
+    state = apply(RowState.PROCESSING, ending_change(ending))
+    assert state is not None, "every ending may follow processing"
+    return FinishedResponse(
+        new=scope.new,
+        epoch=FIRST_EPOCH,
+        state=state,
+        response_status=_response_status(scope, ending, response),
+        response=response,
+        last_step=last_step,
+        metering=scope.current.metering(_error_code(ending)),
+        event_log=log,
+        last_sequence_number=last_number,
+    )
+
+
+def _response_status(scope: Scope, ending: Ending, response: Response) -> int:
+    match ending:
+        case Completed() | Incomplete():
+            return _OK
+        case Cancelled():
+            return _CLIENT_CLOSED
+        case Failed():
+            assert scope.failure is not None, "a failed response knows its failure"
+            return _OK if response.output else scope.failure.http_status
+
+
+def _error_code(ending: Ending) -> str | None:
+    match ending:
+        case Failed(error=error):
+            return error.type.value
+        case Cancelled():
+            return "cancelled"
+        case _:
+            return None
+
+
+async def _write(services: Services, finished: FinishedResponse) -> bool:
+    """Try the terminal write until it is done, definitely lost, or out of time; True if it is done."""
+    response_id = str(finished.new.response_id)
+    with trio.move_on_after(services.limits.terminal_write_s, shield=True):
+        while True:
+            try:
+                await services.store.finish_response(finished)
+            except StoreUnavailable as error:
+                _log.warning("terminal_write_failed", response_id=response_id, reason=str(error))
+                await trio.sleep(services.limits.terminal_retry_s)
+            except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
+                _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
+                return False
+            else:
+                return True
+    _log.error("terminal_write_given_up", response_id=response_id)
+    return False
+
+
+def _not_stored(scope: Scope, response: Response) -> Response:
+    """What the client is told when its response could not be stored: failed, with all the output there is."""
+    failed = scope.fail(StoreUnavailable("the terminal write failed"))
+    return attrs.evolve(
+        response, status=ResponseStatus.FAILED, error=failed.error, incomplete_reason=None, completed_at=None
+    )
+
+
+async def _tell(scope: Scope, response: Response) -> None:
+    with suppress(trio.BrokenResourceError):  # the consumer has left; the response is durable all the same
+        await scope.emitter.emit([terminal_event(response)])
+
+
+def _unopened(scope: Scope) -> Response:
+    """What the caller gets when there is no row; no client ever sees it."""
+    failed = scope.fail(StoreUnavailable("the response's row could not be opened"))
+    return attrs.evolve(scope.make_opening(0), status=ResponseStatus.FAILED, error=failed.error)
+
+
+def _log_response(scope: Scope, ending: Ending, *, opening_known: bool, written: bool) -> None:
+    """The one canonical line of a response."""
+    new, current = scope.new, scope.current
+    metering, usage = current.metering(_error_code(ending)), current.usage
+    first_token_ago_s = metering.first_token_ago_s
+    _log.info(
+        "response_finished",
+        response_id=str(new.response_id),
+        owner=new.owner,
+        model=new.request.model,
+        upstream=new.route.upstream,
+        stream=new.request.stream,
+        ending=type(ending).__name__.lower(),
+        error_type=metering.error_code,
+        http_status=metering.http_status,
+        opened=opening_known,
+        stored=written,
+        duration_s=round(trio.current_time() - scope.started_at, 4),
+        first_token_s=(None if first_token_ago_s is None else round(metering.started_ago_s - first_token_ago_s, 4)),
+        input_tokens=usage.input_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+    )

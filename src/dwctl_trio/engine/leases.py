@@ -1,0 +1,140 @@
+"""The responses this process is working on, and the proof that it still may.
+
+Rule 1: a lease is renewed by one statement a process, in a task of its own, also while draining.
+Rule 2: an attempt whose lease is lost, or could not be renewed in time, is stopped; the process never is.
+Rule 3: clean-up code is an optimisation; the rescuer is the guarantee.
+
+Source: the design's page on states and leases; invariants I18, I20 and I21.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+from uuid import UUID
+
+import attrs
+import structlog
+import trio
+
+from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError
+from dwctl_trio.domain.limits import Limits
+from dwctl_trio.ports import LeaseStore
+
+_log = structlog.get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class Attempt:
+    """One response being worked on; its work can be stopped from outside, with a reason."""
+
+    opened: bool = False
+    """Whether its row is known to exist, so that a renewal must find it."""
+    working: bool = True
+    """False once the terminal write is all that is left: the row may then be terminal at any moment."""
+    stopped_by: DwctlError | None = None
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """The part that can be stopped.
+
+        Raises:
+            DwctlError: The reason it was stopped for.
+        """
+        try:
+            with self._scope:
+                yield
+        finally:
+            self.working = False
+        if self._scope.cancelled_caught:
+            assert self.stopped_by is not None, "an attempt is only stopped with a reason"
+            raise self.stopped_by
+
+    def stop(self, reason: DwctlError) -> None:
+        """Cancel the work; the first reason stays."""
+        if self.stopped_by is None:
+            self.stopped_by = reason
+        self._scope.cancel()
+
+
+class LiveResponses:
+    """All attempts of this process."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[UUID, Attempt] = {}
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    @contextmanager
+    def attempt(self, response_id: UUID) -> Iterator[Attempt]:
+        """An attempt for the time of the block, whose lease is renewed as long."""
+        attempt = self._attempts[response_id] = Attempt()
+        if self._idle.is_set():
+            self._idle = trio.Event()
+        try:
+            yield attempt
+        finally:
+            del self._attempts[response_id]
+            if not self._attempts:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when nothing is being worked on."""
+        await self._idle.wait()
+
+    def note_opened(self, response_id: UUID) -> None:
+        """The row of this response exists now."""
+        attempt = self._attempts.get(response_id)
+        if attempt is not None:
+            attempt.opened = True
+
+    def opened(self) -> frozenset[UUID]:
+        """The responses whose rows a renewal that begins now must find."""
+        return frozenset(response_id for response_id, attempt in self._attempts.items() if attempt.opened)
+
+    def stop(self, response_id: UUID, reason: DwctlError) -> None:
+        """Stop one attempt; nothing happens if it is over or about to be."""
+        attempt = self._attempts.get(response_id)
+        if attempt is not None and attempt.working:
+            attempt.stop(reason)
+
+    def stop_all(self, make_reason: Callable[[], DwctlError]) -> None:
+        """Stop every attempt."""
+        for response_id in list(self._attempts):
+            self.stop(response_id, make_reason())
+
+
+async def run_lease_renewal(store: LeaseStore, live: LiveResponses, limits: Limits) -> NoReturn:
+    """Renew the leases of this process for ever, and stop attempts whose lease is gone."""
+    renewed_at = trio.current_time()
+    while True:
+        expected, begun_at = live.opened(), trio.current_time()
+        try:
+            renewed = await store.renew_leases(expected)
+        except StoreError as error:
+            _log.warning("lease_renewal_failed", reason=str(error), since_s=round(begun_at - renewed_at, 1))
+            if trio.current_time() - renewed_at >= limits.lease_give_up_s:
+                live.stop_all(lambda: LeaseLost("the leases of this process could not be renewed in time"))
+            await trio.sleep(min(1.0, limits.lease_renewal_s))
+            continue
+        renewed_at = begun_at
+        for response_id in expected - renewed:
+            live.stop(response_id, LeaseLost("the row is no longer this process's"))
+        await trio.sleep(limits.lease_renewal_s)
+
+
+async def run_rescuer(store: LeaseStore, limits: Limits) -> NoReturn:
+    """End rows of processes that died, for ever; the first sweep is at once."""
+    while True:
+        try:
+            rescued = await store.rescue_expired()
+        except StoreError as error:
+            _log.warning("rescue_failed", reason=str(error))
+            rescued = ()
+        for response_id in rescued:
+            _log.warning("response_rescued", response_id=str(response_id))
+        if len(rescued) < limits.rescue_rows:
+            await trio.sleep(limits.rescue_interval_s)

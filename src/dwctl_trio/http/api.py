@@ -1,0 +1,141 @@
+"""What all views share: the caller, the body, the route, and the answer to an error."""
+
+import re
+from uuid import uuid4
+
+import attrs
+import structlog
+from quart import Response as HttpResponse
+from quart import g, request
+from quart_trio import QuartTrio
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+
+from dwctl_trio.config import Config
+from dwctl_trio.domain.errors import DwctlError, InvalidRequest, NotFound, ServerStopping
+from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.engine.scope import ResponseRefused
+from dwctl_trio.engine.state import Services
+from dwctl_trio.http.authentication import Authenticator, Caller
+from dwctl_trio.protocol import json
+from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
+
+_log = structlog.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SERVER_ERROR = 500
+
+
+@attrs.define(eq=False)
+class Api:
+    """The application's parts, for its views."""
+
+    services: Services
+    config: Config
+    authenticator: Authenticator
+    stopping: bool = False
+    """Set when no new work is taken."""
+
+    async def find_caller(self) -> Caller:
+        """Who sent the current request."""
+        return await self.authenticator.find_caller(request.headers.get("authorization"))
+
+    async def read_json(self) -> object:
+        """The body of the current request, decoded.
+
+        Raises:
+            InvalidRequest: It is not JSON, or not sent as such.
+        """
+        if request.mimetype != "application/json":
+            raise InvalidRequest(
+                f"Unsupported content type '{request.mimetype or 'none'}': send 'Content-Type: application/json'.",
+                code="unsupported_media_type",
+                status=415,
+            )
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise InvalidRequest(
+                "Unsupported content encoding: send the body as it is.", code="unsupported_media_type", status=415
+            )
+        body = await request.get_data(cache=False)
+        assert isinstance(body, bytes), "text is only given when asked for"
+        return json.decode_strict(body, depth_max=self.services.limits.request_depth)
+
+    def find_route(self, model: str) -> ModelRoute:
+        """Where calls for *model* go.
+
+        Raises:
+            InvalidRequest: No route serves it.
+        """
+        route = self.config.find_route(model)
+        if route is None:
+            raise InvalidRequest(
+                f"The model '{model}' does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+        return route
+
+    def refuse_when_stopping(self) -> None:
+        """Raise once the server takes no new work."""
+        if self.stopping:
+            raise ServerStopping("the server is shutting down")
+
+
+def add_request_ids(app: QuartTrio) -> None:
+    """Give every answer an ``x-request-id``: the client's own if it is a plain one."""
+
+    @app.before_request
+    async def take_request_id() -> None:
+        sent = request.headers.get("x-request-id", "")
+        g.request_id = sent if _REQUEST_ID.fullmatch(sent) else f"req_{uuid4().hex}"
+        structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+    @app.after_request
+    async def give_request_id(answer: HttpResponse) -> HttpResponse:
+        answer.headers["x-request-id"] = g.get("request_id") or f"req_{uuid4().hex}"
+        return answer
+
+
+def add_error_handlers(app: QuartTrio, api: Api) -> None:
+    """Answer every error in OpenAI's one shape."""
+
+    @app.errorhandler(ResponseRefused)
+    async def answer_refused(error: ResponseRefused) -> HttpResponse:
+        return _answer(failure_error(error.failure))
+
+    @app.errorhandler(DwctlError)
+    async def answer_known(error: DwctlError) -> HttpResponse:
+        return _answer(http_error(error))
+
+    @app.errorhandler(HTTPException)
+    async def answer_http(error: HTTPException) -> HttpResponse:
+        return _answer(_http_exception(error, api.services.limits.request_body_bytes))
+
+    @app.errorhandler(Exception)
+    async def answer_unknown(error: Exception) -> HttpResponse:
+        _log.error("request_failed", exc_info=error)
+        return _answer(http_error(error))
+
+
+def _http_exception(error: HTTPException, body_bytes_max: int) -> HttpError:
+    """What Quart itself refuses: no such URL, wrong method, body too large or too slow."""
+    match error.code:
+        case 404:
+            return http_error(NotFound(f"Unknown request URL: {request.method} {request.path[:256]}."))
+        case 405:
+            message = f"{request.method} is not allowed on {request.path[:256]}."
+            code = "method_not_allowed"
+        case 408:
+            message, code = "The request's body did not arrive in time.", "request_timeout"
+        case 413:
+            message = f"The request's body is too large: at most {body_bytes_max} bytes are allowed."
+            code = "request_too_large"
+        case _:
+            message, code = "The request could not be understood.", "invalid_request"
+    status = error.code or _SERVER_ERROR
+    return HttpError(status=status, body=error_body(message, "invalid_request_error", code=code))
+
+
+def _answer(error: HttpError) -> HttpResponse:
+    return HttpResponse(error.body, status=error.status, headers=Headers(error.headers()))

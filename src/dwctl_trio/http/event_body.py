@@ -1,0 +1,76 @@
+"""The SSE writer: the body of a streamed response.
+
+Rule 1: whatever is ready goes out in one write; a frame is never split over two.
+Rule 2: silence is broken by a comment with one newline: a blank line after it makes some SDKs parse an empty event.
+Rule 3: the writer knows no events; it moves bytes from a channel to the connection.
+"""
+
+from types import TracebackType
+from typing import Self
+
+import trio
+from quart.wrappers.response import ResponseBody
+
+from dwctl_trio.protocol.sse import DONE, KEEP_ALIVE
+
+WRITE_BYTES_MAX = 256 * 1024
+"""When a client is behind, ready batches are joined up to this size; more would only lie in the kernel."""
+
+
+class EventBody(ResponseBody):
+    """Frames from a channel, then ``[DONE]``.
+
+    Args:
+        receive_frames: Whole frames; closed by the sender after the terminal event.
+        keep_alive_s: Longest silence.
+    """
+
+    def __init__(self, receive_frames: trio.MemoryReceiveChannel[bytes], *, keep_alive_s: float) -> None:
+        self._receive_frames = receive_frames
+        self._keep_alive_s = keep_alive_s
+        self._done = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._receive_frames.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next write: all frames that are ready, or a keep-alive comment."""
+        if self._done:
+            raise StopAsyncIteration
+        try:
+            frames = self._receive_frames.receive_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_after(self._keep_alive_s) as silence:
+                try:
+                    frames = await self._receive_frames.receive()
+                except trio.EndOfChannel:
+                    return self._end()
+            if silence.cancelled_caught:
+                return KEEP_ALIVE
+        except trio.EndOfChannel:
+            return self._end()
+        return self._join_ready(frames)
+
+    def _end(self) -> bytes:
+        self._done = True
+        return DONE
+
+    def _join_ready(self, first: bytes) -> bytes:
+        """*first* and whatever else is ready; what ends the channel is met by the next call."""
+        ready, size = [first], len(first)
+        while size < WRITE_BYTES_MAX:
+            try:
+                frames = self._receive_frames.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            ready.append(frames)
+            size += len(frames)
+        return first if len(ready) == 1 else b"".join(ready)

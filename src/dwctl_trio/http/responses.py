@@ -1,0 +1,116 @@
+"""``/v1/responses``: create, read, delete."""
+
+from uuid import UUID, uuid4
+
+import attrs
+from quart import Response as HttpResponse
+from quart import request
+from quart_trio import QuartTrio
+
+from dwctl_trio.domain import ids
+from dwctl_trio.domain.errors import InvalidRequest, NotFound
+from dwctl_trio.domain.lifecycle import wire_status
+from dwctl_trio.domain.request import ResponseRequest
+from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.routing import Path, choose_path
+from dwctl_trio.engine.scope import run_inline_blocking, run_inline_streaming
+from dwctl_trio.http.api import Api
+from dwctl_trio.http.connection import request_nursery
+from dwctl_trio.http.event_body import EventBody
+from dwctl_trio.ports import NewResponse, StoredResponse
+from dwctl_trio.protocol import json
+from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.protocol.response_object import render_response
+
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",
+}
+
+
+def add_responses_routes(app: QuartTrio, api: Api) -> None:
+    """Put the views on *app*."""
+
+    @app.post("/v1/responses")
+    async def create_response() -> HttpResponse:
+        caller = await api.find_caller()
+        wanted = parse_request(await api.read_json())
+        path = choose_path(wanted)
+        if path not in {Path.WARM_STREAM, Path.WARM_BLOCKING}:
+            raise _not_yet(wanted)
+        new = NewResponse(
+            response_id=uuid4(),
+            owner=caller.owner,
+            key_prefix=caller.key_prefix,
+            request=wanted,
+            route=api.find_route(wanted.model),
+            first_step_id=uuid4(),
+        )
+        api.refuse_when_stopping()
+        if path is Path.WARM_STREAM:
+            receive_frames = await run_inline_streaming(api.services, new, request_nursery())
+            body = EventBody(receive_frames, keep_alive_s=api.services.limits.keep_alive_s)
+            answer = HttpResponse(body, headers=STREAM_HEADERS)
+            answer.timeout = None  # Quart's default of 60 s would cut the stream without a word
+            return answer
+        response = await run_inline_blocking(api.services, new, request_nursery())
+        return _json(json.encode(render_response(response)))
+
+    @app.get("/v1/responses/<response_id>")
+    async def read_response(response_id: str) -> HttpResponse:
+        caller = await api.find_caller()
+        if request.args.get("stream", "false").lower() not in {"", "false", "0"}:
+            raise InvalidRequest(
+                "Unsupported parameter: 'stream' is not supported here yet; GET without it returns the response.",
+                param="stream",
+                code="unsupported_parameter",
+            )
+        stored = await api.services.store.read_response(_parse_id(response_id), caller.owner)
+        if stored is None:
+            raise _no_such(response_id)
+        return _json(stored.body if stored.body is not None else _render_unfinished(stored))
+
+    @app.delete("/v1/responses/<response_id>")
+    async def delete_response(response_id: str) -> HttpResponse:
+        caller = await api.find_caller()
+        if not await api.services.store.delete_response(_parse_id(response_id), caller.owner):
+            raise _no_such(response_id)
+        return _json(json.encode({"id": response_id, "object": "response", "deleted": True}))
+
+
+def _json(body: bytes) -> HttpResponse:
+    return HttpResponse(body, headers={"content-type": "application/json"})
+
+
+def _parse_id(text: str) -> UUID:
+    parsed = ids.parse_response_id(text)
+    if parsed is None:
+        raise _no_such(text)
+    return parsed
+
+
+def _no_such(response_id: str) -> NotFound:
+    shown = response_id if len(response_id) <= 64 and response_id.isprintable() else "…"  # noqa: PLR2004
+    return NotFound(f"Response with id '{shown}' not found.")
+
+
+def _not_yet(wanted: ResponseRequest) -> InvalidRequest:
+    param = "background" if wanted.background else "service_tier"
+    allowed = "false" if wanted.background else "'auto', 'default' or 'priority'"
+    return InvalidRequest(
+        f"Unsupported parameter: '{param}' must be {allowed}; this server has no queue yet.",
+        param=param,
+        code="unsupported_parameter",
+    )
+
+
+def _render_unfinished(stored: StoredResponse) -> bytes:
+    """A response without a final body: still under way, or ended by somebody who had none to write."""
+    response = Response(
+        id=stored.response_id,
+        created_at=stored.created_at,
+        request=stored.request,
+        status=wire_status(stored.state),
+    )
+    return json.encode(render_response(attrs.evolve(response, error=stored.error)))

@@ -1,0 +1,126 @@
+"""Hypercorn on Trio, with the faults mended that a stranger could reach.
+
+Each class says which fault it mends and how to know that upstream has mended it.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hypercorn.trio.run
+import structlog
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.config import Sockets
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.run import worker_serve
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.utils import wrap_app
+from quart_trio import QuartTrio
+
+from dwctl_trio.domain.limits import Limits
+
+_log = structlog.get_logger(__name__)
+
+_WRITE_BYTES = 64 * 1024
+"""A write is cut into pieces of this size, so that the deadline is one on progress and not on the whole."""
+
+
+class GuardedTCPServer(TCPServer):
+    """Hypercorn's connection handler, with two faults mended (hypercorn 0.18).
+
+    1. An exception that leaves a handler ends ``serve()`` and the process; malformed chunked framing is enough
+       (hypercorn issues 203 and 225). Here a connection's fault ends this connection only. Mended upstream when
+       ``tests/http/test_connection_guard.py`` passes without ``run``.
+    2. ``send_all`` is shielded without a deadline, so that one client that does not read blocks shutdown for ever.
+       Here every 64 KiB must be taken within ``write_progress_s``. Mended upstream when its test passes without
+       ``protocol_send``.
+    """
+
+    write_progress_s: float
+
+    async def run(self) -> None:
+        """Serve one connection to its end; never raises but for what ends the process."""
+        try:
+            await super().run()
+        except Exception as error:  # noqa: BLE001 - supervision boundary: the connection guard
+            _log.warning("connection_failed", error=type(error).__name__)
+        except BaseExceptionGroup as group:
+            faults, fatal = group.split(Exception)
+            if faults is not None:
+                _log.warning("connection_failed", error=[type(error).__name__ for error in faults.exceptions])
+            if fatal is not None:
+                raise fatal from None
+
+    async def protocol_send(self, event: Event) -> None:
+        """Write within the deadline; a client that takes nothing counts as gone."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            if await self._write(event.data):
+                return
+        await trio.aclose_forcefully(self.stream)  # wakes the reader, too
+        await self.protocol.handle(Closed())
+
+    async def _write(self, data: bytes) -> bool:
+        """Whether the client took all of *data*, each piece in time."""
+        view = memoryview(data)
+        with trio.CancelScope(shield=True) as scope:
+            try:
+                for start in range(0, len(view), _WRITE_BYTES):
+                    scope.deadline = trio.current_time() + self.write_progress_s
+                    await self.stream.send_all(view[start : start + _WRITE_BYTES])
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+        return not scope.cancelled_caught
+
+
+def open_listener(host: str, port: int, limits: Limits) -> socket.socket:
+    """A listening socket on *host* and *port*; port 0 takes a free one.
+
+    Raises:
+        OSError: The address is taken, or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(limits.connection_backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def run_server(
+    app: QuartTrio,
+    listener: socket.socket,
+    limits: Limits,
+    *,
+    wait_stop: Callable[[], Awaitable[None]],
+    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve *app* on *listener* until *wait_stop* returns and the requests under way have ended.
+
+    Args:
+        app: The application.
+        listener: From ``open_listener``; closed at the end.
+        limits: Times and sizes of connections.
+        wait_stop: Returns when no more connections are to be accepted.
+        task_status: Started when connections are accepted.
+    """
+    server = type("Server", (GuardedTCPServer,), {"write_progress_s": limits.write_progress_s})
+    setattr(hypercorn.trio.run, "TCPServer", server)  # noqa: B010 - hypercorn offers no other way in
+    config = HypercornConfig()
+    config.accesslog = config.errorlog = None
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    config.keep_alive_timeout = limits.idle_connection_s
+    config.h11_max_incomplete_size = limits.request_header_bytes
+    config.graceful_timeout = limits.shutdown_grace_s + 2 * limits.terminal_write_s
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    sockets = Sockets(secure_sockets=[], insecure_sockets=[listener], quic_sockets=[])
+    await worker_serve(wrapped, config, sockets=sockets, shutdown_trigger=wait_stop, task_status=task_status)

@@ -1,0 +1,41 @@
+"""Logs: one line an event, JSON unless a person is watching.
+
+Rule 1: an event is a snake_case noun phrase, its data are key-values; nothing is interpolated.
+Rule 2: no bodies, no keys.
+"""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+
+def get_logger(name: str) -> Any:
+    """The logger of a module."""
+    return structlog.get_logger(name)
+
+
+def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info") -> None:
+    """Send all logs to *stream*: coloured lines to a terminal, JSON to anything else.
+
+    Args:
+        stream: Where to.
+        level: The least severe level that is written: ``debug``, ``info``, ``warning`` or ``error``.
+    """
+    watched = stream.isatty()
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if watched:
+        processors.append(structlog.dev.ConsoleRenderer())
+    else:
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )

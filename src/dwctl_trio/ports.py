@@ -1,0 +1,212 @@
+"""What the engine needs of the world, as protocols; each adapter keeps to one of them without inheriting it.
+
+Every method is a checkpoint and may be cancelled unless it says otherwise. A cancelled write is either done or not
+done, never half done; whoever must know asks again or leaves it to the rescuer.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
+from typing import Protocol
+from uuid import UUID
+
+import attrs
+
+from dwctl_trio.domain.lifecycle import RowState
+from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.request import ResponseRequest
+from dwctl_trio.domain.response import Response, ResponseError
+from dwctl_trio.domain.steps import Chain, Step
+from dwctl_trio.domain.turn import Fragment, ModelTurn
+
+
+@attrs.frozen(kw_only=True)
+class NewResponse:
+    """A warm response about to be opened."""
+
+    response_id: UUID
+    owner: str
+    key_prefix: str | None
+    request: ResponseRequest
+    route: ModelRoute
+    first_step_id: UUID
+
+
+@attrs.frozen(kw_only=True)
+class CallMetering:
+    """What is recorded of one model call."""
+
+    step_id: UUID
+    http_status: int | None
+    """The upstream's; None when it gave none."""
+    error_code: str | None
+    """None for a call that succeeded."""
+    started_ago_s: float
+    """Seconds before the statement that records it."""
+    first_token_ago_s: float | None
+
+
+@attrs.frozen(kw_only=True)
+class FinishedResponse:
+    """A warm response with its terminal state, to be written at once."""
+
+    new: NewResponse
+    epoch: int
+    """The row's, as this process last saw it."""
+    state: RowState
+    response_status: int
+    """The HTTP status that the blocking path gives."""
+    response: Response
+    last_step: Step
+    """Terminal, with its result."""
+    metering: CallMetering
+    event_log: bytes | None
+    """The frames as they went over the wire; None when none are to be kept."""
+    last_sequence_number: int
+
+
+@attrs.frozen(kw_only=True)
+class StoredResponse:
+    """A row as its owner may read it."""
+
+    response_id: UUID
+    state: RowState
+    created_at: int
+    request: ResponseRequest
+    body: bytes | None
+    """The final response, encoded, exactly as the terminal event carried it; None while there is none."""
+    error: ResponseError | None
+
+
+class ResponseStore(Protocol):
+    """Rows of responses. Raises ``StoreUnavailable`` when PostgreSQL does not answer in time."""
+
+    async def open_response(self, new: NewResponse) -> int:
+        """Insert the row as ``processing`` with its first step; return ``created_at`` in Unix seconds.
+
+        Not idempotent: the id must be new.
+        """
+
+    async def finish_response(self, finished: FinishedResponse) -> None:
+        """Write the terminal state, the last step, the usage record and the event log, all or nothing.
+
+        Idempotent: a row that already carries this very ending (a commit whose answer was lost) is success.
+
+        Raises:
+            LeaseLost: The row is no longer this process's, or gone; nothing was written.
+        """
+
+    async def read_response(self, response_id: UUID, owner: str) -> StoredResponse | None:
+        """The stored response, or None if there is none for this owner."""
+
+    async def read_chain(self, response_id: UUID, owner: str) -> Chain:
+        """The steps of a stored response in order; empty if there is none for this owner."""
+
+    async def delete_response(self, response_id: UUID, owner: str) -> bool:
+        """Delete a response; False if there is none for this owner.
+
+        Raises:
+            Conflict: It is still being worked on.
+        """
+
+
+class LeaseStore(Protocol):
+    """Ownership of rows by processes. Raises ``StoreUnavailable`` when PostgreSQL does not answer in time."""
+
+    async def register_process(self) -> None:
+        """Make this process known as an owner; once, before any row is opened."""
+
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+        """Renew the leases of those of *response_ids* that this process still owns; return them. Idempotent."""
+
+    async def rescue_expired(self) -> Sequence[UUID]:
+        """End rows whose lease has expired; return their ids. Idempotent."""
+
+    async def stop_process(self) -> None:
+        """Say that this process ends in good order. Idempotent."""
+
+    async def ping(self) -> None:
+        """Return if the database answers."""
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamCall:
+    """One model call to make."""
+
+    route: ModelRoute
+    request: ResponseRequest
+    turns: tuple[ModelTurn, ...]
+    """Earlier turns of this response, oldest first."""
+    step_id: UUID
+
+
+class TurnStream(Protocol):
+    """A model call whose head has arrived; iterate it for what each read brought."""
+
+    http_status: int
+    """The upstream's HTTP status."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Fragment]]:
+        """Batches of fragments, one for each network read that held any; ends when the turn is complete.
+
+        Raises:
+            UpstreamError: The stream broke, timed out, or ended without a finish reason.
+        """
+
+
+class Upstream(Protocol):
+    """The servers of the models."""
+
+    def open_turn(self, call: UpstreamCall) -> AbstractAsyncContextManager[TurnStream]:
+        """Send the call and wait for the head; leaving the context closes the connection at once if it is not done.
+
+        Raises:
+            LimitExceeded: No place at the upstream became free in time.
+            UpstreamError: It could not be reached, refused the call, or was too slow.
+        """
+
+
+class EventSink(Protocol):
+    """Whoever consumes the events of one response."""
+
+    async def send(self, frames: bytes) -> None:
+        """Take all frames that one upstream read produced; waits while the consumer is behind.
+
+        Raises:
+            trio.BrokenResourceError: The consumer has left.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class ApiKey:
+    """What is known of an API key; the key itself is shown once and kept by nobody."""
+
+    prefix: str
+    """Its first characters, by which people tell keys apart."""
+    owner: str
+
+
+class KeyStore(Protocol):
+    """API keys by digest. Raises ``StoreUnavailable`` when PostgreSQL does not answer in time."""
+
+    async def find_key(self, digest: bytes) -> ApiKey | None:
+        """The live key with this SHA-256 digest; None if there is none, or it is revoked."""
+
+
+@attrs.frozen(kw_only=True)
+class UsageLine:
+    """What one model or owner used."""
+
+    subject: str
+    calls: int
+    failures: int
+    """Calls that failed or were cancelled; their tokens may be unknown."""
+    input_tokens: int | None
+    """None when no call reported any."""
+    cached_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: Decimal | None
+    """None when no price or no token count is known."""
+    currency: str | None

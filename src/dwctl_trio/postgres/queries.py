@@ -1,0 +1,68 @@
+"""The SQL of the system: one statement a file, named parameters, loaded once.
+
+Rule 1: no SQL outside ``sql/``; a file's first line is ``-- name``, its second says what it is for.
+Rule 2: ``:name`` is a parameter wherever it stands in the statement; ``::type`` is PostgreSQL's cast.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+import attrs
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
+_COMMENT = re.compile(r"--[^\n]*")
+
+
+@attrs.frozen(kw_only=True)
+class Query:
+    """One statement."""
+
+    name: str
+    purpose: str
+    text: str
+    """As PostgreSQL takes it, with ``$1``, ``$2``, …"""
+    parameters: tuple[str, ...]
+    """The names in the order of their numbers."""
+
+    def arguments(self, values: Mapping[str, object]) -> list[object]:
+        """*values* in the statement's order.
+
+        Raises:
+            KeyError: A parameter has no value.
+            ValueError: A value has no parameter.
+        """
+        if len(values) > len(self.parameters):
+            raise ValueError(f"{self.name} has no parameter {sorted(values.keys() - set(self.parameters))}")
+        return [values[name] for name in self.parameters]
+
+
+def parse_query(source: str) -> Query:
+    """The query in *source*, the text of one file.
+
+    Raises:
+        ValueError: The header is not ``-- name`` followed by a line that says what the statement is for.
+    """
+    lines = source.splitlines()
+    if len(lines) < 3 or not re.fullmatch(r"-- [a-z_]+", lines[0]) or not lines[1].startswith("-- "):  # noqa: PLR2004
+        raise ValueError("a query begins with '-- name' and a comment that says what it is for")
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in names:
+            names.append(found[1])
+        return f"${names.index(found[1]) + 1}"
+
+    statement = _COMMENT.sub("", "\n".join(lines[2:])).strip()
+    text = _PARAMETER.sub(number, statement)
+    return Query(name=lines[0][3:], purpose=lines[1][3:], text=text, parameters=tuple(names))
+
+
+@cache
+def load_query(name: str) -> Query:
+    """The query in ``sql/queries/<name>.sql``."""
+    source = files("dwctl_trio.postgres").joinpath("sql", "queries", f"{name}.sql").read_text(encoding="utf-8")
+    query = parse_query(source)
+    assert query.name == name, f"the file of {name} calls itself {query.name}"
+    return query

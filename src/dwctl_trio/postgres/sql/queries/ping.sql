@@ -1,0 +1,3 @@
+-- ping
+-- Answers if PostgreSQL does.
+select 1 as answer

@@ -1,0 +1,251 @@
+"""Rows of responses in PostgreSQL, and who owns them.
+
+Rule 1: one statement, one commit, one crossing for each thing that happens to a row.
+Rule 2: every change of a row that somebody works on names its owner and epoch; 0 rows means that it is lost.
+Rule 3: every read and delete by a client names the client's owner.
+
+Source: the design's page on states and leases.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from dwctl_trio.domain.errors import Conflict, LeaseLost, StoreError
+from dwctl_trio.domain.lifecycle import RowState
+from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
+from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepResult, StepState, ToolCall, ToolOutput
+from dwctl_trio.domain.turn import ModelTurn
+from dwctl_trio.ports import FinishedResponse, NewResponse, StoredResponse
+from dwctl_trio.postgres.pool import Pool
+from dwctl_trio.postgres.queries import load_query
+from dwctl_trio.protocol import json
+from dwctl_trio.protocol.request_body import parse_request, render_request
+from dwctl_trio.protocol.response_object import parse_turn, render_response, render_turn
+
+_ABANDONED = ResponseError(
+    type=ErrorType.STEP_ABANDONED,
+    code=ErrorCode.SERVER_ERROR,
+    message="The server process that worked on this response ended before it was done.",
+)
+
+
+class PostgresStore:
+    """Keeps ``ResponseStore`` and ``LeaseStore`` for one process.
+
+    Args:
+        pool: Connections to a migrated database.
+        limits: The lease's length and the rescuer's batch.
+        daemon_id: This process's identity as an owner of rows.
+        kind: What this process is, ``api`` or ``worker``.
+    """
+
+    def __init__(self, pool: Pool, *, limits: Limits, daemon_id: UUID, kind: str = "api") -> None:
+        self._pool = pool
+        self._limits = limits
+        self._daemon_id = daemon_id
+        self._kind = kind
+
+    async def open_response(self, new: NewResponse) -> int:
+        """See ``ports.ResponseStore``."""
+        request = new.request
+        values: dict[str, object] = {
+            "response_id": new.response_id,
+            "owner": new.owner,
+            "key_prefix": new.key_prefix,
+            "model": request.model,
+            "upstream": new.route.upstream,
+            "upstream_model": new.route.upstream_model,
+            "service_tier": request.service_tier.value,
+            "stream": request.stream,
+            "store": request.store,
+            "request": _text(render_request(request)) if request.store else None,
+            "daemon_id": self._daemon_id,
+            "lease_s": self._limits.lease_s,
+            "step_id": new.first_step_id,
+        }
+        return int(await self._write("open_response", values))
+
+    async def finish_response(self, finished: FinishedResponse) -> None:
+        """See ``ports.ResponseStore``."""
+        ended = await self._write("finish_response", self._finish_values(finished))
+        if ended is None and not await self._ended_like(finished):
+            raise LeaseLost("the row is no longer this process's")
+
+    async def _ended_like(self, finished: FinishedResponse) -> bool:
+        """Whether the row already carries this ending: the commit of an earlier try whose answer was lost."""
+        row = await self._fetchrow("read_row_ending", {"response_id": finished.new.response_id})
+        error = finished.response.error
+        return row is not None and (row["state"], row["epoch"], row["error_type"]) == (
+            finished.state.value,
+            finished.epoch + 1,
+            error.type.value if error else None,
+        )
+
+    def _finish_values(self, finished: FinishedResponse) -> dict[str, object]:
+        new, step, metering = finished.new, finished.last_step, finished.metering
+        turn = step.result if isinstance(step.result, ModelTurn) else None
+        usage = turn.usage if turn is not None else None
+        price = new.route.price
+        store = new.request.store
+        return {
+            "response_id": new.response_id,
+            "daemon_id": self._daemon_id,
+            "epoch": finished.epoch,
+            "state": finished.state.value,
+            "response_status": finished.response_status,
+            "response": _text(render_response(finished.response)) if store else None,
+            "error": _error_text(finished.response.error),
+            "step_id": step.id,
+            "step_state": step.state.value,
+            "step_result": _text(render_turn(turn)) if store and turn is not None else None,
+            "step_error": _error_text(step.error),
+            "owner": new.owner,
+            "model": new.request.model,
+            "upstream": new.route.upstream,
+            "upstream_model": new.route.upstream_model,
+            "service_tier": new.request.service_tier.value,
+            "stream": new.request.stream,
+            "http_status": metering.http_status,
+            "error_code": metering.error_code,
+            "started_ago_s": metering.started_ago_s,
+            "first_token_ago_s": metering.first_token_ago_s,
+            "input_tokens": usage.input_tokens if usage else None,
+            "cached_tokens": usage.cached_tokens if usage else None,
+            "reasoning_tokens": usage.reasoning_tokens if usage else None,
+            "output_tokens": usage.output_tokens if usage else None,
+            "input_price_per_million": price.input_per_million if price else None,
+            "output_price_per_million": price.output_per_million if price else None,
+            "currency": price.currency if price else None,
+            "last_sequence": finished.last_sequence_number,
+            "frames": finished.event_log if store else None,
+        }
+
+    async def read_response(self, response_id: UUID, owner: str) -> StoredResponse | None:
+        """See ``ports.ResponseStore``."""
+        row = await self._fetchrow("read_response", {"response_id": response_id, "owner": owner})
+        if row is None:
+            return None
+        return StoredResponse(
+            response_id=row["id"],
+            state=RowState(row["state"]),
+            created_at=row["created_at"],
+            request=parse_request(msgspec.json.decode(row["request"])),
+            body=row["response"].encode() if row["response"] is not None else None,
+            error=_error_from_text(row["error"]),
+        )
+
+    async def read_chain(self, response_id: UUID, owner: str) -> Chain:
+        """See ``ports.ResponseStore``."""
+        rows = await self._fetch("read_steps", {"response_id": response_id, "owner": owner})
+        return [_step_from_row(row) for row in rows]
+
+    async def delete_response(self, response_id: UUID, owner: str) -> bool:
+        """See ``ports.ResponseStore``."""
+        if await self._write("delete_response", {"response_id": response_id, "owner": owner}) is not None:
+            return True
+        if await self.read_response(response_id, owner) is not None:
+            raise Conflict("The response is still being worked on. Delete it once it has ended.")
+        return False
+
+    async def register_process(self) -> None:
+        """See ``ports.LeaseStore``."""
+        values = {
+            "daemon_id": self._daemon_id,
+            "kind": self._kind,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": version("dwctl-trio"),
+        }
+        await self._write("register_daemon", values)
+
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+        """See ``ports.LeaseStore``."""
+        values = {"daemon_id": self._daemon_id, "lease_s": self._limits.lease_s, "response_ids": list(response_ids)}
+        return frozenset(row["id"] for row in await self._fetch("renew_leases", values))
+
+    async def rescue_expired(self) -> Sequence[UUID]:
+        """See ``ports.LeaseStore``."""
+        values = {"rows": self._limits.rescue_rows, "error": _error_text(_ABANDONED)}
+        return [row["id"] for row in await self._fetch("rescue_expired", values)]
+
+    async def stop_process(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await self._fetchrow("stop_daemon", {"daemon_id": self._daemon_id})
+
+    async def ping(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await self._fetchrow("ping", {})
+
+    async def _fetch(self, name: str, values: Mapping[str, object]) -> Sequence[Any]:
+        """All rows of a statement that may safely run twice."""
+        query = load_query(name)
+        with _refusals(name):
+            return await self._pool.fetch(query.text, *query.arguments(values), retry=True)
+
+    async def _fetchrow(self, name: str, values: Mapping[str, object]) -> Any:
+        """The first row, or None, of a statement that may safely run twice."""
+        query = load_query(name)
+        with _refusals(name):
+            return await self._pool.fetchrow(query.text, *query.arguments(values), retry=True)
+
+    async def _write(self, name: str, values: Mapping[str, object]) -> Any:
+        """The first value, or None, of a statement that runs once."""
+        query = load_query(name)
+        with _refusals(name):
+            return await self._pool.fetchval(query.text, *query.arguments(values))
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Translate what PostgreSQL says of a statement; its words go to the log's traceback only."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise StoreError(f"PostgreSQL refused the statement {name} ({error.sqlstate})") from error
+
+
+def _text(value: object) -> str:
+    return json.encode(value).decode()
+
+
+def _error_text(error: ResponseError | None) -> str | None:
+    if error is None:
+        return None
+    return _text({"type": error.type.value, "code": error.code.value, "message": error.message})
+
+
+def _error_from_text(stored: str | None) -> ResponseError | None:
+    if stored is None:
+        return None
+    fields = msgspec.json.decode(stored)
+    return ResponseError(type=ErrorType(fields["type"]), code=ErrorCode(fields["code"]), message=fields["message"])
+
+
+def _step_from_row(row: Any) -> Step:
+    descriptor: StepDescriptor
+    result: StepResult | None = None
+    if row["kind"] == "model_call":
+        descriptor = ModelCall()
+        result = parse_turn(msgspec.json.decode(row["result"])) if row["result"] is not None else None
+    else:
+        descriptor = ToolCall(call_id=row["call_id"], name=row["name"], arguments=row["request"] or "")
+        result = ToolOutput(output=row["result"]) if row["result"] is not None else None
+    return Step(
+        id=row["id"],
+        sequence=row["sequence"],
+        descriptor=descriptor,
+        state=StepState(row["state"]),
+        parent_step_id=row["parent_step_id"],
+        result=result,
+        error=_error_from_text(row["error"]),
+    )

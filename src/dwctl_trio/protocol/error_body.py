@@ -1,0 +1,65 @@
+"""The one shape of every HTTP error: ``{"error": {"message", "type", "param", "code"}}``, all four keys always.
+
+Source: OpenAI API reference, "Error codes"; the official SDKs' error classes.
+"""
+
+import math
+
+import attrs
+
+from dwctl_trio.domain.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
+from dwctl_trio.domain.failures import Failure, describe_failure
+from dwctl_trio.domain.response import ErrorCode, ErrorType
+from dwctl_trio.protocol import json
+
+
+@attrs.frozen(kw_only=True)
+class HttpError:
+    """An error as it goes out over HTTP."""
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Content type, and when to try again in both units that the SDKs read."""
+        headers = [("content-type", "application/json")]
+        if self.retry_after_s is not None:
+            headers.append(("retry-after", str(math.ceil(self.retry_after_s))))
+            headers.append(("retry-after-ms", str(math.ceil(self.retry_after_s * 1000))))
+        return headers
+
+
+def error_body(message: str, kind: str, *, param: str | None = None, code: str | None = None) -> bytes:
+    """The JSON body of an error."""
+    return json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def http_error(error: Exception) -> HttpError:
+    """The answer to *error*; whatever we do not know is a 500 that says nothing of its cause."""
+    match error:
+        case InvalidRequest():
+            body = error_body(error.message, "invalid_request_error", param=error.param, code=error.code)
+            return HttpError(status=error.status, body=body)
+        case AuthenticationFailed():
+            body = error_body(str(error), "invalid_request_error", code="invalid_api_key")
+            return HttpError(status=401, body=body)
+        case NotFound():
+            return HttpError(status=404, body=error_body(str(error), "invalid_request_error", code="not_found"))
+        case Conflict():
+            return HttpError(status=409, body=error_body(str(error), "invalid_request_error", code="conflict"))
+        case _:
+            return failure_error(describe_failure(error))
+
+
+def failure_error(failure: Failure) -> HttpError:
+    """The answer that *failure* is while there is no output to hand over."""
+    error, status = failure.error, failure.http_status
+    if error.code is ErrorCode.RATE_LIMIT_EXCEEDED:
+        kind, code = "rate_limit_error", "rate_limit_exceeded"
+    elif status < 500:  # noqa: PLR2004 - the class of client errors
+        kind, code = "invalid_request_error", "model_not_found" if status == 404 else error.code.value  # noqa: PLR2004
+    else:
+        kind, code = "server_error", error.type.value if error.type is ErrorType.UPSTREAM_ERROR else error.code.value
+    body = error_body(error.message, kind, code=code)
+    return HttpError(status=status, body=body, retry_after_s=failure.retry_after_s)

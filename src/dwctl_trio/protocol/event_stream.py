@@ -1,0 +1,134 @@
+"""Response events as SSE frames.
+
+Rule 1: ``event:`` equals the ``type`` in the data, ``id:`` equals its ``sequence_number``.
+Rule 2: a frame's data is one line; nothing in it can begin another field.
+Rule 3: a delta costs a template: only the number and the text change from one to the next of the same part.
+
+Source: OpenAI Responses API reference, "Streaming events"; WHATWG HTML, "Server-sent events".
+"""
+
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+from dwctl_trio.domain.events import (
+    ArgumentsDelta,
+    ArgumentsDone,
+    ContentDelta,
+    ContentDone,
+    ContentKind,
+    ContentPartAdded,
+    ContentPartDone,
+    Event,
+    OutputItemAdded,
+    OutputItemDone,
+    ResponseCompleted,
+    ResponseCreated,
+    ResponseFailed,
+    ResponseIncomplete,
+    ResponseInProgress,
+    ResponseQueued,
+)
+from dwctl_trio.protocol import json
+from dwctl_trio.protocol.response_object import render_item, render_part, render_response
+from dwctl_trio.protocol.sse import encode_frame
+
+DELTA_TYPES: Final = {
+    ContentKind.TEXT: "response.output_text.delta",
+    ContentKind.REFUSAL: "response.refusal.delta",
+    ContentKind.REASONING: "response.reasoning_text.delta",
+}
+DONE_TYPES: Final = {
+    ContentKind.TEXT: "response.output_text.done",
+    ContentKind.REFUSAL: "response.refusal.done",
+    ContentKind.REASONING: "response.reasoning_text.done",
+}
+SNAPSHOT_TYPES: Final = {
+    ResponseCreated: "response.created",
+    ResponseQueued: "response.queued",
+    ResponseInProgress: "response.in_progress",
+    ResponseCompleted: "response.completed",
+    ResponseIncomplete: "response.incomplete",
+    ResponseFailed: "response.failed",
+}
+
+
+class EventEncoder:
+    """Turns the numbered events of one response into frames; keeps the template of the part that is growing."""
+
+    def __init__(self) -> None:
+        self._template_of: tuple[ContentKind, str, int] | None = None
+        self._template: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+
+    def encode(self, first_sequence_number: int, events: Iterable[Event]) -> bytes:
+        """The frames of *events*, numbered from *first_sequence_number* on, in one buffer."""
+        frames = []
+        for number, event in enumerate(events, first_sequence_number):
+            if type(event) is ContentDelta:
+                frames.append(self._encode_delta(number, event))
+            else:
+                kind, fields = render_event(event)
+                data = json.encode({"type": kind, "sequence_number": number, **fields})
+                frames.append(encode_frame(kind, data, number))
+        return b"".join(frames)
+
+    def _encode_delta(self, number: int, event: ContentDelta) -> bytes:
+        part = (event.kind, event.item_id, event.content_index)
+        if part != self._template_of:
+            self._template_of, self._template = part, _delta_template(event)
+        head, middle, tail = self._template
+        digits = b"%d" % number
+        return b"id: " + digits + head + digits + middle + json.encode(event.delta) + tail
+
+
+def _delta_template(event: ContentDelta) -> tuple[bytes, bytes, bytes]:
+    """The bytes before the number, between number and text, and after the text, for all deltas of one part."""
+    kind = DELTA_TYPES[event.kind]
+    head = f'\nevent: {kind}\ndata: {{"type":"{kind}","sequence_number":'
+    place = f'"output_index":{event.output_index},"content_index":{event.content_index}'
+    middle = f',"item_id":"{event.item_id}",{place},"delta":'
+    tail = ',"logprobs":[]}\n\n' if event.kind is ContentKind.TEXT else "}\n\n"
+    return head.encode(), middle.encode(), tail.encode()
+
+
+def render_event(event: Event) -> tuple[str, dict[str, object]]:
+    """The ``type`` of *event* and its fields but for the number."""
+    match event:
+        case OutputItemAdded(index, item):
+            return "response.output_item.added", {"output_index": index, "item": render_item(item)}
+        case OutputItemDone(index, item):
+            return "response.output_item.done", {"output_index": index, "item": render_item(item)}
+        case ContentPartAdded(index, item_id, content_index, part):
+            return "response.content_part.added", _place(index, item_id, content_index) | {"part": render_part(part)}
+        case ContentPartDone(index, item_id, content_index, part):
+            return "response.content_part.done", _place(index, item_id, content_index) | {"part": render_part(part)}
+        case ContentDelta(kind, index, item_id, content_index, delta):
+            return DELTA_TYPES[kind], _place(index, item_id, content_index) | {"delta": delta} | _logprobs(kind)
+        case ContentDone(kind, index, item_id, content_index, text):
+            name = "refusal" if kind is ContentKind.REFUSAL else "text"
+            return DONE_TYPES[kind], _place(index, item_id, content_index) | {name: text} | _logprobs(kind)
+        case ArgumentsDelta(index, item_id, delta):
+            fields: dict[str, object] = {"item_id": item_id, "output_index": index, "delta": delta}
+            return "response.function_call_arguments.delta", fields
+        case ArgumentsDone(index, item_id, name, arguments):
+            fields = {"item_id": item_id, "output_index": index, "name": name, "arguments": arguments}
+            return "response.function_call_arguments.done", fields
+        case (
+            ResponseCreated(response)
+            | ResponseQueued(response)
+            | ResponseInProgress(response)
+            | ResponseCompleted(response)
+            | ResponseIncomplete(response)
+            | ResponseFailed(response)
+        ):
+            return SNAPSHOT_TYPES[type(event)], {"response": render_response(response)}
+        case _ as never:
+            assert_never(never)
+
+
+def _place(output_index: int, item_id: str, content_index: int) -> dict[str, object]:
+    return {"item_id": item_id, "output_index": output_index, "content_index": content_index}
+
+
+def _logprobs(kind: ContentKind) -> dict[str, object]:
+    """The SDK's types require the field on text, and only there."""
+    return {"logprobs": []} if kind is ContentKind.TEXT else {}

@@ -1,0 +1,183 @@
+"""The response object and its items: values to JSON, and items back from the store.
+
+Rule 1: every field that OpenAI documents for a response is always present, null where there is nothing to say.
+Rule 2: this is the only place that knows how an item looks on the wire; rows, events and GET all use it.
+
+Source: OpenAI Responses API reference, "The response object"; Open Responses specification, required fields.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, assert_never
+
+from dwctl_trio.domain import ids
+from dwctl_trio.domain.items import (
+    ContentPart,
+    FunctionCall,
+    ItemStatus,
+    Message,
+    OutputItem,
+    Reasoning,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+)
+from dwctl_trio.domain.response import Response, ResponseError
+from dwctl_trio.domain.turn import FinishReason, ModelTurn
+from dwctl_trio.domain.usage import Usage
+from dwctl_trio.protocol.request_body import render_reasoning, render_text
+
+
+def render_response(response: Response) -> dict[str, object]:
+    """The response object as clients see it."""
+    request = response.request
+    return {
+        "id": ids.response_id_text(response.id),
+        "object": "response",
+        "created_at": response.created_at,
+        "completed_at": response.completed_at,
+        "status": response.status.value,
+        "background": request.background,
+        "error": _render_error(response.error),
+        "incomplete_details": (
+            None if response.incomplete_reason is None else {"reason": response.incomplete_reason.value}
+        ),
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "max_tool_calls": None,
+        "model": request.model,
+        "output": [render_item(item) for item in response.output],
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": None,
+        "prompt_cache_key": request.prompt_cache_key,
+        "reasoning": render_reasoning(request.reasoning) or {"effort": None, "summary": None},
+        "safety_identifier": request.safety_identifier,
+        "service_tier": "default",
+        "store": request.store,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": render_text(request),
+        "tool_choice": request.tool_choice,
+        "tools": [],
+        "top_logprobs": 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "presence_penalty": request.presence_penalty or 0.0,
+        "frequency_penalty": request.frequency_penalty or 0.0,
+        "truncation": request.truncation,
+        "usage": render_usage(response.usage),
+        "user": request.user,
+        "metadata": dict(request.metadata),
+    }
+
+
+def render_item(item: OutputItem) -> dict[str, object]:
+    """One output item."""
+    match item:
+        case Message():
+            content = [render_part(part) for part in item.content]
+            return {
+                "id": item.id, "type": "message", "status": item.status.value, "role": "assistant", "content": content,
+            }  # fmt: skip
+        case Reasoning():
+            content = [render_part(part) for part in item.content]
+            return {"id": item.id, "type": "reasoning", "status": item.status.value, "summary": [], "content": content}
+        case FunctionCall():
+            return {
+                "id": item.id, "type": "function_call", "status": item.status.value, "call_id": item.call_id,
+                "name": item.name, "arguments": item.arguments,
+            }  # fmt: skip
+        case _ as never:
+            assert_never(never)
+
+
+def render_part(part: ContentPart) -> dict[str, object]:
+    """One part of a message or of reasoning."""
+    match part:
+        case TextPart(text=text):
+            return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        case RefusalPart(refusal=refusal):
+            return {"type": "refusal", "refusal": refusal}
+        case ReasoningPart(text=text):
+            return {"type": "reasoning_text", "text": text}
+        case _ as never:
+            assert_never(never)
+
+
+def render_usage(usage: Usage | None) -> dict[str, object] | None:
+    """Token counts; details that the upstream did not give are 0, for the SDK's types demand numbers there."""
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def _render_error(error: ResponseError | None) -> dict[str, object] | None:
+    return None if error is None else {"code": error.code.value, "message": error.message}
+
+
+def render_turn(turn: ModelTurn) -> dict[str, object]:
+    """A model turn as the step's row keeps it."""
+    return {
+        "items": [render_item(item) for item in turn.items],
+        "finish_reason": None if turn.finish_reason is None else turn.finish_reason.value,
+        "usage": None if turn.usage is None else {
+            "input_tokens": turn.usage.input_tokens,
+            "output_tokens": turn.usage.output_tokens,
+            "cached_tokens": turn.usage.cached_tokens,
+            "reasoning_tokens": turn.usage.reasoning_tokens,
+        },
+    }  # fmt: skip
+
+
+def parse_turn(stored: Mapping[str, Any]) -> ModelTurn:
+    """The turn that ``render_turn`` wrote; our own rows are trusted."""
+    reason, usage = stored["finish_reason"], stored["usage"]
+    return ModelTurn(
+        items=parse_items(stored["items"]),
+        finish_reason=None if reason is None else FinishReason(reason),
+        usage=None if usage is None else Usage(**usage),
+    )
+
+
+def parse_items(rendered: Sequence[Mapping[str, Any]]) -> tuple[OutputItem, ...]:
+    """The items that ``render_item`` wrote."""
+    return tuple(parse_item(item) for item in rendered)
+
+
+def parse_item(rendered: Mapping[str, Any]) -> OutputItem:
+    """The item that ``render_item`` wrote."""
+    status = ItemStatus(rendered["status"])
+    match rendered["type"]:
+        case "message":
+            parts = tuple(parse_part(part) for part in rendered["content"])
+            message_parts = tuple(part for part in parts if not isinstance(part, ReasoningPart))
+            return Message(id=rendered["id"], status=status, content=message_parts)
+        case "reasoning":
+            thoughts = tuple(ReasoningPart(text=part["text"]) for part in rendered["content"])
+            return Reasoning(id=rendered["id"], status=status, content=thoughts)
+        case "function_call":
+            return FunctionCall(
+                id=rendered["id"],
+                status=status,
+                call_id=rendered["call_id"],
+                name=rendered["name"],
+                arguments=rendered["arguments"],
+            )
+        case kind:
+            raise ValueError(f"no such item type: {kind}")
+
+
+def parse_part(rendered: Mapping[str, Any]) -> ContentPart:
+    """The part that ``render_part`` wrote."""
+    match rendered["type"]:
+        case "output_text":
+            return TextPart(text=rendered["text"])
+        case "refusal":
+            return RefusalPart(refusal=rendered["refusal"])
+        case "reasoning_text":
+            return ReasoningPart(text=rendered["text"])
+        case kind:
+            raise ValueError(f"no such part type: {kind}")

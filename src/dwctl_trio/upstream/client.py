@@ -1,0 +1,299 @@
+"""Calls of chat-completions servers over httpx.
+
+Rule 1: leaving a call closes its connection at once unless the answer was read to its end.
+Rule 2: a place at the upstream is taken before httpx is asked, so that its pool never queues: a pool that queues
+loses its slots under cancellation (httpcore issue 1093).
+Rule 3: the clock of the upstream stands still while we wait for our own client.
+Rule 4: nothing of a provider's text leaves this module.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+import attrs
+import httpx
+import trio
+
+from dwctl_trio.config import UpstreamConfig, UpstreamTimeouts
+from dwctl_trio.domain.errors import (
+    LimitExceeded,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.turn import Fragment
+from dwctl_trio.ports import UpstreamCall
+from dwctl_trio.protocol.chat_completions import ChunkReassembler, render_chat_request
+from dwctl_trio.upstream.deadline import CallDeadline
+
+_CLOSE_S_MAX = 1.0
+"""For closing a connection; a close of TCP never waits, one of TLS may."""
+_RETRY_AFTER_S_MAX = 3600.0
+"""An upstream that asks for more is taken for one that does not know."""
+_WAIT_RETRY_AFTER_S = 1.0
+"""What we advise when no place became free."""
+_SUCCESS = range(200, 300)
+
+
+class Upstreams:
+    """All upstreams of the configuration, by name; keeps ``ports.Upstream``."""
+
+    def __init__(self, clients: dict[str, "UpstreamClient"]) -> None:
+        self._clients = clients
+
+    @asynccontextmanager
+    async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
+        """See ``ports.Upstream``."""
+        async with self._clients[call.route.upstream].open_turn(call) as turn:
+            yield turn
+
+
+@asynccontextmanager
+async def open_upstreams(configs: Sequence[UpstreamConfig], limits: Limits) -> AsyncIterator[Upstreams]:
+    """Clients for all of *configs* for the time of the block; one TLS context serves them all."""
+    tls = httpx.create_ssl_context(trust_env=False)
+    async with AsyncExitStack() as stack:
+        clients = {}
+        for config in configs:
+            http = httpx.AsyncClient(
+                verify=tls,
+                trust_env=False,
+                follow_redirects=False,
+                timeout=httpx.Timeout(None, connect=config.timeouts.connect_s or limits.upstream_connect_s),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.upstream_idle_connections),
+            )
+            clients[config.name] = UpstreamClient(await stack.enter_async_context(http), config, limits)
+        yield Upstreams(clients)
+
+
+class UpstreamClient:
+    """The client of one upstream.
+
+    Args:
+        http: Used by nobody else; neither bounded nor timed, that is done here.
+        config: Where, as whom, and how it differs from others.
+        limits: The bounds where *config* is silent.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, config: UpstreamConfig, limits: Limits) -> None:
+        self._http = http
+        self._config = config
+        self._timing = self._with_own_times(limits, config.timeouts)
+        self._limits = limits
+        self._places = trio.Semaphore(config.max_concurrency, max_value=config.max_concurrency)
+        self._url = httpx.URL(f"{config.base_url}/chat/completions")
+        authorization = {"authorization": f"Bearer {config.api_key}"} if config.api_key else {}
+        self._headers = httpx.Headers(
+            {
+                "content-type": "application/json",
+                "accept": "text/event-stream, application/json",
+                "accept-encoding": "identity",
+                **authorization,
+                **dict(config.headers),
+            }
+        )
+
+    @property
+    def free_places(self) -> int:
+        """Calls that could begin now without waiting."""
+        return self._places.value
+
+    @asynccontextmanager
+    async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
+        """See ``ports.Upstream``."""
+        body = render_chat_request(
+            call.request, call.turns, upstream_model=call.route.upstream_model, quirks=self._config.quirks
+        )
+        await self._take_place()
+        try:
+            with CallDeadline(self._timing) as deadline:
+                async with (
+                    await self._send(body, deadline) as response,
+                    HttpTurn(response, self._reassembler(call), deadline, self._limits) as turn,
+                ):
+                    yield turn
+        finally:
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        with trio.move_on_after(self._limits.upstream_wait_s):
+            await self._places.acquire()
+            return
+        raise LimitExceeded(
+            "Too many requests are under way at the model's server. Please try again later.",
+            retry_after_s=_WAIT_RETRY_AFTER_S,
+        )
+
+    @staticmethod
+    def _with_own_times(usual: Limits, own: UpstreamTimeouts) -> Limits:
+        """The limits with this upstream's own times in place."""
+        return attrs.evolve(
+            usual,
+            upstream_first_byte_s=own.first_byte_s or usual.upstream_first_byte_s,
+            upstream_chunk_s=own.chunk_s or usual.upstream_chunk_s,
+            upstream_total_s=own.total_s or usual.upstream_total_s,
+        )
+
+    def _reassembler(self, call: UpstreamCall) -> ChunkReassembler:
+        return ChunkReassembler(
+            call.step_id,
+            event_bytes_max=self._limits.upstream_event_bytes,
+            answer_bytes_max=self._limits.upstream_answer_bytes,
+            tool_calls_max=self._limits.turn_tool_calls,
+        )
+
+    async def _send(self, body: bytes, deadline: CallDeadline) -> "_ClosingResponse":
+        """Send the request and wait for the head; raises unless that is a success."""
+        request = self._http.build_request("POST", self._url, content=body, headers=self._headers)
+        deadline.expect_first_byte()
+        try:
+            response = await self._http.send(request, stream=True)
+        except httpx.ConnectTimeout as error:
+            raise UpstreamTimeout("The model's server did not accept a connection in time.") from error
+        except httpx.ConnectError as error:
+            raise UpstreamUnreachable("The model's server could not be reached.") from error
+        except httpx.TransportError as error:
+            raise UpstreamError("The connection to the model's server broke.") from error
+        closing = _ClosingResponse(response)
+        if response.status_code not in _SUCCESS:
+            async with closing:
+                raise UpstreamRejected(
+                    f"The model's server answered with an error (status {response.status_code}).",
+                    status=response.status_code,
+                    retry_after_s=_retry_after_s(response.headers),
+                )
+        return closing
+
+
+class _ClosingResponse:
+    """A response that is closed in a shield with a deadline, whatever happens."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    async def __aenter__(self) -> httpx.Response:
+        return self._response
+
+    async def __aexit__(self, *_: object) -> None:
+        with trio.move_on_after(_CLOSE_S_MAX, shield=True):
+            await self._response.aclose()
+
+
+class HttpTurn:
+    """A model call whose head has arrived; keeps ``ports.TurnStream``."""
+
+    def __init__(
+        self, response: httpx.Response, reassembler: ChunkReassembler, deadline: CallDeadline, limits: Limits
+    ) -> None:
+        self.http_status = response.status_code
+        self._chunks = response.aiter_raw()
+        self._reassembler = reassembler
+        self._deadline = deadline
+        self._limits = limits
+        self._is_json = _is_json(response.headers)
+        self._body = bytearray()
+        self._at_end = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Break off a body that was not read to its end.
+
+        httpx hands out generators inside generators and closes only the outermost. A read under cancellation ends
+        them all: each unwinds from the innermost outwards.
+        """
+        with suppress(httpx.TransportError), trio.CancelScope() as scope:
+            scope.cancel()
+            while await anext(self._chunks, None) is not None:
+                pass
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Fragment]]:
+        """See ``ports.TurnStream``."""
+        return self
+
+    async def __anext__(self) -> Sequence[Fragment]:
+        """The fragments of the next read that holds any."""
+        while not self._at_end:
+            data = await self._read()
+            if data is None:
+                self._at_end = True
+                fragments = self._end()
+            elif self._is_json:
+                fragments = self._collect(data)
+            else:
+                fragments = self._reassembler.feed(data)
+            if fragments:
+                return fragments
+        raise StopAsyncIteration
+
+    async def _read(self) -> bytes | None:
+        """The next bytes; None at the end of the body, or when nothing more is of interest."""
+        if self._reassembler.is_complete:
+            with trio.move_on_after(self._limits.upstream_drain_s):
+                await self._drain()
+            return None
+        if self._reassembler.finished:
+            return await self._read_usage()
+        try:
+            with self._deadline.expect_chunk():
+                return await anext(self._chunks, None)
+        except httpx.TransportError as error:
+            raise UpstreamError("The connection to the model's server broke in the middle of its answer.") from error
+
+    async def _read_usage(self) -> bytes | None:
+        """The next bytes after the model has stopped: the turn is whole, so nothing can fail any more."""
+        with trio.move_on_after(self._limits.upstream_usage_s):
+            try:
+                return await anext(self._chunks, None)
+            except httpx.TransportError:
+                return None
+        return None
+
+    async def _drain(self) -> None:
+        """Read to the end of the body, for only then can the connection be used again."""
+        try:
+            while await anext(self._chunks, None) is not None:
+                pass
+        except httpx.TransportError:
+            pass  # the turn is whole; the connection is not used again
+
+    def _collect(self, data: bytes) -> Sequence[Fragment]:
+        self._body += data
+        if len(self._body) > self._limits.upstream_answer_bytes:
+            raise UpstreamError("The answer of the model's server is too large.")
+        return ()
+
+    def _end(self) -> Sequence[Fragment]:
+        if self._is_json:
+            return [*self._reassembler.feed_json(bytes(self._body)), *self._reassembler.end()]
+        return self._reassembler.end()
+
+
+def _is_json(headers: httpx.Headers) -> bool:
+    """Whether the answer is one JSON document instead of the stream that was asked for.
+
+    Raises:
+        UpstreamError: It is neither.
+    """
+    media_type = headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        return True
+    if media_type in {"text/event-stream", "text/plain", "application/octet-stream"}:
+        return False
+    raise UpstreamError("The model's server answered with something that is neither a stream nor JSON.", status=200)
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """The upstream's ``Retry-After`` in seconds; None if there is none, or it is a date or absurd."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= _RETRY_AFTER_S_MAX else None

@@ -1,0 +1,136 @@
+"""Every stream that differs from a valid one in one event is noticed, unless it says the same.
+
+What a mutant says is computed here, by a fold of its own that shares nothing with ``domain/assembly.py`` and takes
+output from item events only, never from a snapshot.
+
+A mutant that passes both the grammar and the fold must *say the same*, which means exactly one of:
+
+1. Its item events are interleaved differently, each item's own events in their own order, and text is cut into
+   deltas differently. The sequence of snapshots and the order in which items were added are the original's.
+2. It lacks the ``ResponseInProgress`` of a queued response that failed or was cancelled without output and usage:
+   whether work had begun is not told.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given
+
+from dwctl_trio.domain.event_grammar import check_stream
+from dwctl_trio.domain.event_rules import Rule
+from dwctl_trio.domain.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    ContentPartAdded,
+    Event,
+    OutputItemAdded,
+    OutputItemDone,
+    ResponseCompleted,
+    ResponseCreated,
+    ResponseFailed,
+    ResponseIncomplete,
+    ResponseInProgress,
+    ResponseQueued,
+)
+from dwctl_trio.domain.items import FunctionCall
+from dwctl_trio.domain.response import ResponseStatus
+from dwctl_trio.testing.domain_strategies import Run, number, runs
+from dwctl_trio.testing.example_runs import CANCELLED, EVERY_KIND, FAILED_EMPTY, HANDED_OVER, NEVER_RAN, TWO_TURNS
+from dwctl_trio.testing.stream_mutants import MutantKind, mutants
+
+_TERMINAL = ResponseCompleted | ResponseIncomplete | ResponseFailed
+_SNAPSHOT = ResponseCreated | ResponseQueued | ResponseInProgress | _TERMINAL
+
+
+@pytest.mark.slow
+def test_every_mutant_of_a_valid_stream_is_noticed_unless_it_says_the_same() -> None:
+    noticed: Counter[tuple[MutantKind, str]] = Counter()
+    rules: set[Rule] = set()
+
+    @given(run=runs(max_fragments=3))
+    @example(run=EVERY_KIND)
+    @example(run=TWO_TURNS)
+    @example(run=HANDED_OVER)
+    @example(run=FAILED_EMPTY)
+    @example(run=CANCELLED)
+    @example(run=NEVER_RAN)
+    def try_all_mutants_of_one(run: Run) -> None:
+        events = tuple(numbered.event for numbered in run.events)
+        original_meaning, original_orders = _meaning(events), _told_orders(events)
+        for mutant in mutants(events):
+            violation = check_stream(number(mutant.events))
+            if violation is not None:
+                rules.add(violation.rule)
+                noticed[mutant.kind, "grammar"] += 1
+            elif _meaning(mutant.events) != original_meaning:
+                noticed[mutant.kind, "fold"] += 1
+            else:
+                noticed[mutant.kind, "same"] += 1
+                assert _told_orders(mutant.events) in _said_the_same(original_orders, run), mutant
+
+    try_all_mutants_of_one()
+
+    _print_table(noticed)
+    assert rules >= set(Rule) - {Rule.NUMBERS, Rule.ITEM_OUTCOME}, "mutants are renumbered and single"
+    assert all(noticed[kind, "grammar"] > 100 for kind in MutantKind)
+    assert noticed[MutantKind.ALTER, "fold"] > 100
+
+
+def _print_table(noticed: Counter[tuple[MutantKind, str]]) -> None:
+    sys.stdout.write("\nmutants noticed by the grammar, by the fold, and those that say the same:\n")
+    for kind in MutantKind:
+        counts = "".join(f"{noticed[kind, by]:9}" for by in ("grammar", "fold", "same"))
+        sys.stdout.write(f"{kind:14}{counts}\n")
+
+
+def _meaning(events: Sequence[Event]) -> object:
+    """What *events* add up to for a client: output from item events alone, the outcome from the terminal event."""
+    items: dict[int, list[Any]] = {}
+    for event in events:
+        match event:
+            case OutputItemAdded(index, FunctionCall() as call):
+                items[index] = [FunctionCall, call.id, call.call_id, call.name, "", None]
+            case OutputItemAdded(index, item):
+                items[index] = [type(item), item.id, [], None]
+            case ContentPartAdded(index, _, _, part):
+                items[index][2].append([type(part), ""])
+            case ContentDelta(_, index, _, content_index, delta):
+                items[index][2][content_index][1] += delta
+            case ArgumentsDelta(index, _, delta):
+                items[index][4] += delta
+            case OutputItemDone(index, item):
+                items[index][-1] = item.status
+    outcome = [attrs.evolve(event.response, output=()) for event in events if isinstance(event, _TERMINAL)]
+    return [items[index] for index in sorted(items)], outcome
+
+
+def _told_orders(events: Sequence[Event]) -> tuple[list[Event], list[Event], dict[int, list[Event]]]:
+    """The snapshots, the added items, and each item's own events with the text of its deltas joined."""
+    snapshots = [event for event in events if isinstance(event, _SNAPSHOT)]
+    added = [event for event in events if isinstance(event, OutputItemAdded)]
+    own: dict[int, list[Event]] = {event.output_index: [] for event in added}
+    for event in events:
+        if isinstance(event, _SNAPSHOT):
+            continue
+        told = own[event.output_index]
+        last = told[-1] if told else None
+        if isinstance(event, ContentDelta | ArgumentsDelta) and type(last) is type(event):
+            told[-1] = attrs.evolve(last, delta=last.delta + event.delta)
+        else:
+            told.append(event)
+    return snapshots, added, own
+
+
+def _said_the_same(orders: tuple[list[Event], list[Event], dict[int, list[Event]]], run: Run) -> list[object]:
+    """The orders that a mutant with the original's meaning may have: points 1 and 2 of this module's docstring."""
+    snapshots, added, own = orders
+    queued = run.opening.status is ResponseStatus.QUEUED
+    ended_early = run.response.status in {ResponseStatus.FAILED, ResponseStatus.CANCELLED}
+    if queued and ended_early and not added and run.response.usage is None:
+        unbegun = [event for event in snapshots if not isinstance(event, ResponseInProgress)]
+        return [orders, (unbegun, added, own)]
+    return [orders]
