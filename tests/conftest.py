@@ -6,6 +6,7 @@ costs nothing, as the server starts on first use.
 
 import asyncio
 import itertools
+import logging
 import os
 import tempfile
 import threading
@@ -15,11 +16,13 @@ from pathlib import Path
 import asyncpg
 import attrs
 import pytest
+import structlog
 import trio
 from hypothesis import settings
 
 from dwctl_trio.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresOptions, open_embedded_postgres
 
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 settings.register_profile("dev", deadline=None, max_examples=50, print_blob=True)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

@@ -90,8 +90,8 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         config: What to serve.
         task_status: Started with the server's URL when connections are accepted.
     """
-    listener = open_listener(config.host, config.port, config.limits)
     async with (
+        _closing(open_listener(config.host, config.port, config.limits)) as listener,
         open_database(config) as pool,
         open_api(config, pool) as (api, store),
         trio.open_nursery() as services,

@@ -176,6 +176,8 @@ def _run(function: Callable[..., Awaitable[object]], *args: object) -> None:
     """Run a command to its end; what fails on purpose is one line, not a traceback."""
     try:
         trio.run(partial(_ungrouped, function, *args))
+    except BrokenPipeError:
+        raise  # whoever reads our output has left; click ends quietly
     except (DwctlError, OSError) as error:
         _fail(str(error), EXIT_FAILURE)
     except KeyboardInterrupt:

@@ -14,20 +14,22 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import yaml
 
-from dwctl_trio.config_section import ConfigError, Section
+from dwctl_trio.config_section import ConfigError, Section, describe_kind, show
+from dwctl_trio.config_url import MASK, is_base_url, is_database_url, mask_url
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.protocol.chat_completions import DEFAULT_QUIRKS, Quirks
 
 ENVIRONMENT_PREFIX = "DWCTL_"
-MASK = "***"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_NO_TOOLS = "server tools are not available in this release; remove the key"
 _ANY_MODEL = "*"
 
 
@@ -36,9 +38,13 @@ class UpstreamTimeouts:
     """Where one upstream's times differ from ``limits``; None: they do not."""
 
     connect_s: float | None = None
+    """As ``upstream_connect_s``."""
     first_byte_s: float | None = None
+    """As ``upstream_first_byte_s``."""
     chunk_s: float | None = None
+    """As ``upstream_chunk_s``."""
     total_s: float | None = None
+    """As ``upstream_total_s``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,15 +52,19 @@ class UpstreamConfig:
     """One chat-completions server."""
 
     name: str
+    """By which models refer to it."""
     base_url: str
     """Up to and with ``/v1``; ``/chat/completions`` is added."""
     api_key: str | None = None
+    """Sent as ``Authorization: Bearer``; None sends no such header."""
     max_concurrency: int = 256
     """Calls under way at once."""
     quirks: Quirks = DEFAULT_QUIRKS
+    """How it differs from the API that it imitates."""
     headers: tuple[tuple[str, str], ...] = ()
     """Sent with every call."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    """Where its times differ from ``limits``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,17 +72,23 @@ class Config:
     """Everything an operator can set."""
 
     host: str = "127.0.0.1"
+    """The address to listen on; ``0.0.0.0`` for all."""
     port: int = 3001
-    """The original's."""
+    """The original's; 0 takes any free one."""
     database_url: str | None = None
     """None: embedded PostgreSQL under ``data_dir``."""
     data_dir: Path = Path(".dwctl")
+    """Where the embedded PostgreSQL keeps its data."""
     auth_mode: str = "keys"
+    """``none`` lets everybody in as ``local``, and is refused unless ``host`` is a loopback address."""
     upstreams: tuple[UpstreamConfig, ...] = ()
+    """The chat-completions servers, by name."""
     models: tuple[ModelRoute, ...] = ()
     """In the file's order; a route named ``*`` serves any other name."""
     limits: Limits = DEFAULT_LIMITS
+    """Every bound of the system, by name."""
     log_level: str = "info"
+    """The least serious event that is logged."""
 
     def find_route(self, model: str) -> ModelRoute | None:
         """Where calls for *model* go, or None if no route serves it."""
@@ -81,7 +97,8 @@ class Config:
                 return route
         for route in self.models:
             if route.model == _ANY_MODEL:
-                return attrs.evolve(route, model=model, upstream_model=model)
+                passed_on = model if route.upstream_model == _ANY_MODEL else route.upstream_model
+                return attrs.evolve(route, model=model, upstream_model=passed_on)
         return None
 
 
@@ -103,11 +120,14 @@ def load_config(
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: is not valid YAML: {_one_line(error)}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: is not valid YAML: {_explain_yaml(error)}") from error
     if loaded is not None and not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, but got {loaded!r}")
-    document: dict[str, Any] = _expand(loaded or {}, environment, "")
+        raise ConfigError(f"{path}: expected a mapping of keys, but got {describe_kind(loaded)}")
+    try:
+        document: dict[str, Any] = _expand(loaded or {}, environment, "")
+    except RecursionError as error:
+        raise ConfigError(f"{path}: a mapping or list contains itself") from error
     _override(document, environment)
     document |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     return parse_config(document)
@@ -123,20 +143,20 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     top.refuse_unknown(
         ("host", "port", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits", "log_level")
     )
-    if top.get("tools"):
-        top.fail("tools", "server tools are not available in this release; remove the key")
+    if top.items("tools"):
+        top.fail("tools", _NO_TOOLS)
     auth = top.section("auth")
     auth.refuse_unknown(("mode",))
     config = Config(
         host=top.text("host", "127.0.0.1"),
         port=top.integer("port", 3001, minimum=0, maximum=65535),
-        database_url=top.optional_text("database_url"),
+        database_url=_parse_database_url(top),
         data_dir=Path(top.text("data_dir", ".dwctl")),
         auth_mode=auth.choice("mode", "keys", _AUTH_MODES),
         upstreams=_parse_upstreams(top.section("upstreams")),
         models=_parse_models(top),
         limits=_parse_limits(top.section("limits")),
-        log_level=top.choice("log_level", "info", ("debug", "info", "warning", "error")),
+        log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
     _check_whole(config)
     return config
@@ -179,31 +199,46 @@ def _parse_upstreams(section: Section) -> tuple[UpstreamConfig, ...]:
 
 def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
     section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts"))
-    base_url = section.text("base_url")
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {base_url!r}")
+    base_url = section.text("base_url").strip()
+    if not is_base_url(base_url):
+        section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {show(mask_url(base_url))}")
     headers = section.section("headers")
     timeouts = section.section("timeouts")
     timeouts.refuse_unknown(tuple(field.name for field in attrs.fields(UpstreamTimeouts)))
     return UpstreamConfig(
         name=name,
         base_url=base_url.rstrip("/"),
-        api_key=section.optional_text("api_key") or None,
+        api_key=section.optional_secret("api_key"),
         max_concurrency=section.integer("max_concurrency", 256, minimum=1, maximum=100_000),
         quirks=_parse_quirks(section.section("quirks")),
-        headers=tuple((header, headers.text(header)) for header in headers.names()),
+        headers=tuple(_parse_header(headers, header) for header in headers.names()),
         timeouts=UpstreamTimeouts(
             **{field.name: timeouts.seconds(field.name) for field in attrs.fields(UpstreamTimeouts)}
         ),
     )
 
 
+def _parse_database_url(top: Section) -> str | None:
+    url = top.optional_text("database_url")
+    if url is not None and not is_database_url(url):
+        top.fail("database_url", f"expected postgresql://user:password@host/name, but got {show(mask_url(url))}")
+    return url
+
+
+def _parse_header(headers: Section, name: str) -> tuple[str, str]:
+    if not _HEADER_NAME.fullmatch(name):
+        headers.fail(name, "is not the name of an HTTP header")
+    value = headers.optional_secret(name)
+    if value is None:
+        headers.fail(name, "must not be empty")
+    return name, value
+
+
 def _parse_quirks(section: Section) -> Quirks:
     section.refuse_unknown(("drop", "rename", "developer_role", "stream_usage"))
-    drop = section.get("drop") or []
-    if not isinstance(drop, list) or not all(isinstance(field, str) for field in drop):
-        section.fail("drop", f"expected a list of field names, but got {drop!r}")
+    drop = section.items("drop", "a list of field names")
+    if not all(isinstance(field, str) for field in drop):
+        section.fail("drop", "expected a list of field names, each a string")
     rename = section.section("rename")
     return Quirks(
         drop=frozenset(drop),
@@ -214,16 +249,14 @@ def _parse_quirks(section: Section) -> Quirks:
 
 
 def _parse_models(top: Section) -> tuple[ModelRoute, ...]:
-    entries = top.get("models") or []
-    if not isinstance(entries, list):
-        top.fail("models", f"expected a list, but got {entries!r}")
+    entries = top.items("models")
     return tuple(_parse_model(Section(entry, f"models[{index}]")) for index, entry in enumerate(entries))
 
 
 def _parse_model(section: Section) -> ModelRoute:
     section.refuse_unknown(("name", "upstream", "upstream_model", "price", "tools"))
-    if section.get("tools"):
-        section.fail("tools", "server tools are not available in this release; remove the key")
+    if section.items("tools"):
+        section.fail("tools", _NO_TOOLS)
     name = section.text("name")
     return ModelRoute(
         model=name,
@@ -236,8 +269,8 @@ def _parse_model(section: Section) -> ModelRoute:
 def _parse_price(section: Section) -> Price:
     section.refuse_unknown(("input_per_million", "output_per_million", "currency"))
     return Price(
-        input_per_million=section.decimal("input_per_million"),
-        output_per_million=section.decimal("output_per_million"),
+        input_per_million=section.price("input_per_million"),
+        output_per_million=section.price("output_per_million"),
         currency=section.text("currency", "USD"),
     )
 
@@ -250,13 +283,12 @@ def _parse_limits(section: Section) -> Limits:
         value = section.get(field.name)
         if value is None:
             continue
-        kind, low, high = type(field.default), field.metadata["minimum"], field.metadata["maximum"]
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not kind or not low <= value <= high:
-            noun = "an integer" if kind is int else "a number"
-            section.fail(field.name, f"expected {noun} from {low} to {high}, but got {value!r}")
-        values[field.name] = value
+        is_whole, low, high = isinstance(field.default, int), field.metadata["minimum"], field.metadata["maximum"]
+        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            noun = "an integer" if is_whole else "a number"
+            section.fail(field.name, f"expected {noun} from {low} to {high}, but got {show(value)}")
+        values[field.name] = value if is_whole else float(value)
     return Limits(**values)
 
 
@@ -281,24 +313,36 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
     for variable in sorted(environment):
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
-        keys = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         try:
             value = yaml.safe_load(environment[variable])
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{variable}: is not valid YAML: {_one_line(error)}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{variable}: is not valid YAML; put the value in quotes") from error
+        *outer, last = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         section = document
-        for key in keys[:-1]:
-            inner = section.get(key)
-            if inner is None:
-                inner = section[key] = {}
-            if not isinstance(inner, dict):
+        for key in outer:
+            name = _spelling_in(section, key)
+            if section.get(name) is None:
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
                 raise ConfigError(f"{variable}: {key!r} is not a mapping of keys; give its whole value as YAML instead")
-            section = inner
-        section[keys[-1]] = value
+        section[_spelling_in(section, last)] = value
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _spelling_in(section: Mapping[str, Any], key: str) -> str:
+    """*key* as *section* spells it already: variables know neither case nor hyphens."""
+    for known in section:
+        if isinstance(known, str) and known.lower().replace("-", "_") == key:
+            return known
+    return key
+
+
+def _explain_yaml(error: Exception) -> str:
+    """What is wrong and where, on one line and without the text around it, which may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
 
 
 def render_config(config: Config) -> str:
@@ -306,7 +350,7 @@ def render_config(config: Config) -> str:
     document = {
         "host": config.host,
         "port": config.port,
-        "database_url": _masked_url(config.database_url),
+        "database_url": None if config.database_url is None else mask_url(config.database_url),
         "data_dir": str(config.data_dir),
         "auth": {"mode": config.auth_mode},
         "upstreams": {upstream.name: _render_upstream(upstream) for upstream in config.upstreams},
@@ -320,7 +364,7 @@ def render_config(config: Config) -> str:
 def _render_upstream(upstream: UpstreamConfig) -> dict[str, object]:
     quirks, timeouts = upstream.quirks, attrs.asdict(upstream.timeouts)
     return {
-        "base_url": _masked_url(upstream.base_url),
+        "base_url": mask_url(upstream.base_url),
         "api_key": MASK if upstream.api_key else None,
         "max_concurrency": upstream.max_concurrency,
         "quirks": {
@@ -347,13 +391,3 @@ def _render_route(route: ModelRoute) -> dict[str, object]:
             "currency": route.price.currency,
         }
     return rendered
-
-
-def _masked_url(url: str | None) -> str | None:
-    """*url* without the user, the password and the query, any of which may hold a secret."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    location = parts.netloc.rpartition("@")[2]
-    masked = f"{MASK}@{location}" if "@" in parts.netloc else location
-    return urlunsplit((parts.scheme, masked, parts.path, MASK if parts.query else "", ""))

@@ -272,10 +272,12 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
 def test_a_stream_that_breaks_a_rule_is_told_which(rule: Rule, run: Run, edit: _Edit) -> None:
     assert check_stream(run.events) is None
 
-    violation = check_stream(number(edit([numbered.event for numbered in run.events])))
+    broken = number(edit([numbered.event for numbered in run.events]))
+    violation = check_stream(broken)
 
     assert violation is not None
     assert violation.rule is rule
+    assert check_stream(broken, prefix=True) == violation
 
 
 def test_a_completed_response_that_was_never_queued_has_no_incomplete_item() -> None:

@@ -3,9 +3,12 @@
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -30,6 +33,14 @@ async def connection(guest_loop: GuestLoop, postgres_dsn: str) -> AsyncIterator[
     """A connection to a database of the test's own."""
     async with open_connection(guest_loop, postgres_dsn) as connection:
         yield connection
+
+
+@pytest.fixture
+def server_dir() -> Iterator[Path]:
+    """A directory for a server of the test's own, reachable for the user that root's server runs as."""
+    with tempfile.TemporaryDirectory(prefix="dwctl-tests-") as directory:
+        Path(directory).chmod(0o711)
+        yield Path(directory) / "database"
 
 
 @asynccontextmanager
@@ -73,12 +84,14 @@ class CancelAtStep(trio.abc.Instrument):
         self._left = step
         self.fired = False
 
-    def __enter__(self) -> "CancelAtStep":
+    def __enter__(self) -> Self:
         self._scope.__enter__()
         trio.lowlevel.add_instrument(self)
         return self
 
-    def __exit__(self, kind: Any, exc: Any, trace: Any) -> bool | None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
         trio.lowlevel.remove_instrument(self)
         return self._scope.__exit__(kind, exc, trace)
 
@@ -119,8 +132,12 @@ class Front:
         self._streams.discard(client)
 
     async def _secure(self, client: trio.SocketStream, tls: ssl.SSLContext) -> trio.abc.Stream:
-        if await client.socket.recv(1, socket.MSG_PEEK) != b"\x16":  # not a TLS handshake yet: PostgreSQL's SSLRequest
-            assert await client.receive_some(8) == struct.pack("!ll", 8, 80877103)
+        first = b""
+        with suppress(OSError):
+            first = await client.socket.recv(1, socket.MSG_PEEK)
+        if first != b"\x16":  # not a TLS handshake yet, so PostgreSQL's SSLRequest, if it is not the end already
+            if await client.receive_some(8) != struct.pack("!ll", 8, 80877103):
+                raise trio.BrokenResourceError
             await client.send_all(b"S")
         secured = trio.SSLStream(client, tls, server_side=True, https_compatible=True)
         await secured.do_handshake()

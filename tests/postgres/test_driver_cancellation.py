@@ -7,10 +7,6 @@ import asyncpg
 import pytest
 import trio
 import trio.testing
-
-from dwctl_trio.domain.errors import StoreUnavailable
-from dwctl_trio.postgres import trio_asyncpg
-from dwctl_trio.postgres.trio_asyncpg import connect
 from tests.postgres.conftest import (
     CALL_S,
     CancelAtStep,
@@ -19,6 +15,10 @@ from tests.postgres.conftest import (
     wait_until_nothing_runs,
     wait_until_running,
 )
+
+from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.postgres import trio_asyncpg
+from dwctl_trio.postgres.trio_asyncpg import connect
 
 STEPS_MAX = 500
 
@@ -134,6 +134,16 @@ async def test_bulk_data_is_cancelled_while_the_server_takes_nothing(guest_loop,
         assert scope.cancelled_caught
         with trio.fail_after(CALL_S):
             await connection.wait_closed()
+
+
+async def test_a_copy_from_the_server_cancelled_at_some_moment_leaves_the_connection_usable(connection):
+    chance, sizes = random.Random(13), []
+    for _ in range(20):
+        with trio.move_on_after(chance.uniform(0, 0.03)):
+            query = "SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
+            await connection.copy_out(query, write=lambda chunk: sizes.append(len(chunk)))
+        assert await connection.fetchval("SELECT 1") == 1
+    assert sizes
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.005, 0.02])

@@ -1,21 +1,20 @@
 """The driver over TCP and TLS: asyncpg's own handling of ``sslmode`` on top of the guest loop's ``start_tls``.
 
-The server of the wheel is built without TLS, so a proxy in front of it ends the encryption, by OpenSSL as PostgreSQL would.
+The server of the wheel is built without TLS, so a proxy in front of it ends the encryption, as PostgreSQL would.
 """
 
 import os
 import ssl
 from pathlib import Path
 
-import asyncpg
 import attrs
 import pytest
 import trio
 import trustme
+from tests.postgres.conftest import CALL_S, open_connection, open_front, wait_until_nothing_runs, wait_until_running
 
 from dwctl_trio.domain.errors import StoreUnavailable
 from dwctl_trio.postgres.trio_asyncpg import connect
-from tests.postgres.conftest import CALL_S, open_connection, open_front, wait_until_nothing_runs, wait_until_running
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +72,9 @@ async def test_tls_may_start_without_asking_first(guest_loop, tls_front, certifi
         ("verify-full", "127.0.0.1", ""),
     ],
 )
-async def test_a_certificate_that_does_not_fit_is_refused(guest_loop, tls_front, certificates, mode, host, root):
+async def test_a_certificate_that_does_not_fit_is_refused(  # noqa: PLR0913, PLR0917 - fixtures and cases
+    guest_loop, tls_front, certificates, mode, host, root
+):
     parameters = certificates.parameters(mode, certificates.stranger if root else None)
     with pytest.raises(StoreUnavailable) as refused:
         await connect(guest_loop, tls_front.dsn("postgres", parameters, host=host), call_s=CALL_S)

@@ -12,9 +12,9 @@ import pytest
 import structlog.testing
 import trio
 import trio.testing
+from tests.postgres.conftest import CancelAtStep
 
 from dwctl_trio.postgres.guest_loop import HANDLES_MAX, GuestLoop, open_guest_loop
-from tests.postgres.conftest import CancelAtStep
 
 
 async def double(number):

@@ -5,12 +5,12 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from tests.postgres.conftest import CALL_S, open_front, wait_until_nothing_runs
 
 from dwctl_trio.domain.errors import StoreUnavailable
 from dwctl_trio.postgres.embedded import EmbeddedPostgresOptions, open_embedded_postgres
 from dwctl_trio.postgres.guest_loop import open_guest_loop
 from dwctl_trio.postgres.pool import PoolStatistics, open_pool
-from tests.postgres.conftest import CALL_S, open_front, wait_until_nothing_runs
 
 TERMINATE = "SELECT pg_terminate_backend($1)"
 
@@ -97,12 +97,13 @@ async def test_each_new_connection_is_set_up_once_before_it_is_used(guest_loop, 
     async def set_up(connection):
         await connection.execute("SET application_name = 'ready'")
 
-    async with open_pool(
-        guest_loop, postgres_dsn, connections_max=2, wait_s=CALL_S, call_s=CALL_S, setup=set_up
-    ) as pool:
-        async with pool.connection() as first, pool.connection() as second:
-            assert await first.fetchval("SHOW application_name") == "ready"
-            assert await second.fetchval("SHOW application_name") == "ready"
+    async with (
+        open_pool(guest_loop, postgres_dsn, connections_max=2, wait_s=CALL_S, call_s=CALL_S, setup=set_up) as pool,
+        pool.connection() as first,
+        pool.connection() as second,
+    ):
+        assert await first.fetchval("SHOW application_name") == "ready"
+        assert await second.fetchval("SHOW application_name") == "ready"
 
 
 async def test_a_set_up_that_fails_costs_its_connection_and_no_slot(guest_loop, postgres_dsn):
@@ -128,15 +129,14 @@ async def test_a_connection_whose_state_is_not_at_rest_is_not_taken_back(pool):
         await connection.execute("BEGIN")
     async with pool.connection() as connection:
         await connection.add_listener("news", print)
-    async with trio.open_nursery() as nursery:
-        async with pool.connection() as connection:
+    async with trio.open_nursery() as nursery, pool.connection() as connection:
 
-            async def use_after_return():
-                with pytest.raises(StoreUnavailable):
-                    await connection.execute("SELECT pg_sleep(60)")
+        async def use_after_return():
+            with pytest.raises(StoreUnavailable):
+                await connection.execute("SELECT pg_sleep(60)")
 
-            nursery.start_soon(use_after_return)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.start_soon(use_after_return)
+        await trio.testing.wait_all_tasks_blocked(0.01)
     statistics = pool.statistics()
     assert (statistics.idle, statistics.in_use, statistics.discarded_total) == (0, 0, 3)
 
@@ -211,13 +211,10 @@ async def test_a_statement_that_takes_too_long_is_not_retried(guest_loop, postgr
         assert pool.statistics().opened_total == 1
 
 
-async def test_the_pool_recovers_by_itself_when_the_server_comes_back(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("restart")
-    for parent in (directory, directory.parent):
-        parent.chmod(0o711)
+async def test_the_pool_recovers_by_itself_when_the_server_comes_back(server_dir):
     options = EmbeddedPostgresOptions(durable=False)
     async with open_guest_loop() as loop:
-        async with open_embedded_postgres(directory / "database", options) as server:
+        async with open_embedded_postgres(server_dir, options) as server:
             dsn = server.dsn
             pool_manager = open_pool(loop, dsn, connections_max=3, wait_s=CALL_S, call_s=CALL_S)
             pool = await pool_manager.__aenter__()
@@ -227,7 +224,7 @@ async def test_the_pool_recovers_by_itself_when_the_server_comes_back(tmp_path_f
         for _ in range(5):
             with pytest.raises(StoreUnavailable):
                 await pool.execute("SELECT 1")
-        async with open_embedded_postgres(directory / "database", options) as server:
+        async with open_embedded_postgres(server_dir, options) as server:
             assert server.dsn == dsn
             for _ in range(5):
                 assert await pool.fetchval("SELECT 1") == 1
@@ -247,12 +244,14 @@ async def test_closing_the_pool_ends_statements_and_waiters_in_bounded_time(gues
             outcomes.append(exc)
 
     async with open_pool(guest_loop, postgres_dsn, connections_max=1, wait_s=CALL_S, call_s=CALL_S) as observer:
-        async with trio.open_nursery() as nursery:
-            async with open_pool(guest_loop, postgres_dsn, connections_max=2, wait_s=CALL_S, call_s=CALL_S) as pool:
-                for _ in range(4):
-                    nursery.start_soon(use, pool)
-                await trio.testing.wait_all_tasks_blocked(0.02)
-                assert attrs.astuple(pool.statistics())[:4] == (2, 0, 2, 2)
+        async with (
+            trio.open_nursery() as nursery,
+            open_pool(guest_loop, postgres_dsn, connections_max=2, wait_s=CALL_S, call_s=CALL_S) as pool,
+        ):
+            for _ in range(4):
+                nursery.start_soon(use, pool)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert attrs.astuple(pool.statistics())[:4] == (2, 0, 2, 2)
         assert len(outcomes) == 4
         assert attrs.astuple(pool.statistics())[:4] == (0, 0, 0, 0)
         with pytest.raises(StoreUnavailable):

@@ -1,14 +1,14 @@
-"""The pool under cancellation: whatever is cancelled when, no slot is lost and nobody gets a connection out of order."""
+"""The pool under cancellation: whatever is cancelled when, no slot is lost and nobody is served out of turn."""
 
 import random
 
 import pytest
 import trio
 import trio.testing
+from tests.postgres.conftest import CALL_S, CancelAtStep, wait_until_nothing_runs
 
 from dwctl_trio.domain.errors import StoreUnavailable
 from dwctl_trio.postgres.pool import open_pool
-from tests.postgres.conftest import CALL_S, CancelAtStep, wait_until_nothing_runs
 
 STEPS_MAX = 500
 

@@ -10,11 +10,11 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.postgres.conftest import CALL_S, open_connection, open_front, wait_until_nothing_runs
 
 from dwctl_trio.domain.errors import StoreUnavailable
 from dwctl_trio.postgres.guest_loop import open_guest_loop
 from dwctl_trio.postgres.trio_asyncpg import connect
-from tests.postgres.conftest import CALL_S, open_connection, open_front, wait_until_nothing_runs
 
 
 async def test_statements_return_what_asyncpg_returns(connection):
@@ -282,11 +282,14 @@ def test_two_trio_runs_in_one_process_each_talk_to_the_database(postgres_dsn):
 
 def test_control_c_during_a_statement_cancels_it_and_ends_the_run(postgres_dsn):
     async def main():
-        async with open_guest_loop() as loop, open_connection(loop, postgres_dsn) as connection:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(connection.execute, "SELECT pg_sleep(60)")
-                await trio.testing.wait_all_tasks_blocked(0.01)
-                signal.raise_signal(signal.SIGINT)
+        async with (
+            open_guest_loop() as loop,
+            open_connection(loop, postgres_dsn) as connection,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(connection.execute, "SELECT pg_sleep(60)")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(BaseExceptionGroup) as ended:
         trio.run(main)

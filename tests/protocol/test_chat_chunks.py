@@ -160,6 +160,13 @@ def test_an_event_cut_off_in_its_middle_is_a_cut_answer_not_bad_json():
     assert "without a finish reason" in str(failure)
 
 
+def test_a_failure_in_a_last_event_without_its_blank_line_is_told_as_what_it_is():
+    reassembler = make_reassembler()
+    assert reassembler.feed(chunk_stream(chunk("error", content="Hi"), done=False).rstrip()) == []
+    with pytest.raises(UpstreamError, match="gave up"):
+        reassembler.end()
+
+
 def test_a_cut_event_after_the_finish_does_no_harm():
     fragments, failure = read_answer([chunk_stream(chunk("stop", content="Hi"), done=False) + b"data: [DO"])
     assert failure is None

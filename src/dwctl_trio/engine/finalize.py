@@ -117,19 +117,22 @@ def _error_code(ending: Ending) -> str | None:
 async def _write(services: Services, finished: FinishedResponse) -> bool:
     """Try the terminal write until it is done, definitely lost, or out of time; True if it is done."""
     response_id = str(finished.new.response_id)
+    tries = 0
     with trio.move_on_after(services.limits.terminal_write_s, shield=True):
         while True:
+            tries += 1
             try:
                 await services.store.finish_response(finished)
             except StoreUnavailable as error:
-                _log.warning("terminal_write_failed", response_id=response_id, reason=str(error))
+                if tries == 1:
+                    _log.warning("terminal_write_failed", response_id=response_id, reason=str(error))
                 await trio.sleep(services.limits.terminal_retry_s)
             except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
                 _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
                 return False
             else:
                 return True
-    _log.error("terminal_write_given_up", response_id=response_id)
+    _log.error("terminal_write_given_up", response_id=response_id, tries=tries)
     return False
 
 

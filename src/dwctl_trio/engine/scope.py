@@ -121,9 +121,6 @@ async def run_scope(services: Services, scope: Scope) -> Response:
         try:
             with attempt.work():
                 ending = await run_loop(services, scope)
-        except trio.Cancelled:  # the client hung up
-            await finalize(services, scope, Cancelled())
-            raise
         except trio.BrokenResourceError:  # the consumer left by itself
             ending = Cancelled()
         except DwctlError as error:  # the work was stopped from outside, or the row could not be opened
@@ -131,4 +128,7 @@ async def run_scope(services: Services, scope: Scope) -> Response:
         except Exception as error:  # noqa: BLE001 - supervision boundary: a fault inside a response ends only this one
             _log.exception("response_loop_failed", response_id=str(scope.new.response_id))
             ending = scope.fail(error)
+        except BaseException:  # the client hung up: Cancelled, alone or in the group of some library's nursery
+            await finalize(services, scope, Cancelled())
+            raise
         return await finalize(services, scope, ending, owned=not isinstance(attempt.stopped_by, LeaseLost))

@@ -112,23 +112,35 @@ async def _run_owned(data_dir: Path, options: EmbeddedPostgresOptions) -> AsyncI
     """Start the server, keep it running, and stop it on the way out; the caller holds the lock."""
     with _operating_system_errors(data_dir):
         plan = await _prepare(data_dir, options)
-        owned = _Owned(process=await server.start_server(plan))
-    failure: BaseException | None = None
     try:
         with _operating_system_errors(data_dir):
-            address = server.announce(plan, owned.process)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_running, plan, owned, name="embedded_postgres_keeper")
-            try:
+            if not plan.cluster_dir.exists():
+                await server.make_cluster(plan)
+            owned = _Owned(process=await server.start_server(plan))
+        try:
+            with _operating_system_errors(data_dir):
+                address = server.announce(plan, owned.process)
+            async with _kept_running(plan, owned):
                 yield address
-            except BaseException as exc:  # noqa: BLE001 - raised again below; through the nursery it would be a group
-                failure = exc
-            nursery.cancel_scope.cancel()
+        finally:
+            await server.stop_process(owned.process)
     finally:
-        await server.stop_process(owned.process)
-        with contextlib.suppress(OSError):  # Leftovers are overwritten by the next start.
+        with contextlib.suppress(OSError):  # What stays is overwritten by the next start.
             files.remove_address(data_dir)
             plan.socket_dir.rmdir()
+
+
+@contextlib.asynccontextmanager
+async def _kept_running(plan: server.ServerPlan, owned: _Owned) -> AsyncIterator[None]:
+    """Watch over the server during the body, whose errors come out as they are and not as a nursery's group."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep_running, plan, owned, name="embedded_postgres_keeper")
+        try:
+            yield
+        except BaseException as exc:  # noqa: BLE001 - raised again below, outside of the nursery
+            failure = exc
+        nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
@@ -168,14 +180,14 @@ async def _own_or_attach(data_dir: Path) -> int | Address:
 
 
 async def _prepare(data_dir: Path, options: EmbeddedPostgresOptions) -> server.ServerPlan:
-    """Find or make everything that the server needs to start."""
+    """Find out where the server runs, and refuse what it cannot run on."""
     files.remove_address(data_dir)
     account = system.choose_account(data_dir)
     parent = system.find_cluster_parent(data_dir, account, options.system_dir)
     cluster_dir = parent / files.CLUSTER_NAME
     if cluster_dir.exists():
         files.check_version(cluster_dir)
-    plan = server.ServerPlan(
+    return server.ServerPlan(
         data_dir=data_dir,
         cluster_dir=cluster_dir,
         socket_dir=system.open_socket_dir(data_dir, account),
@@ -183,9 +195,6 @@ async def _prepare(data_dir: Path, options: EmbeddedPostgresOptions) -> server.S
         account=account,
         durable=options.durable,
     )
-    if not cluster_dir.exists():
-        await server.make_cluster(plan)
-    return plan
 
 
 async def _keep_running(plan: server.ServerPlan, owned: _Owned) -> None:

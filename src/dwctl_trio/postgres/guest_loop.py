@@ -148,6 +148,8 @@ class GuestLoop(asyncio.AbstractEventLoop):
                 self._run_ready()
             finally:
                 _set_running_loop(outer)
+                if self._ready:  # too many for one turn, or queued by a finalizer in this very moment
+                    self._ask_for_a_turn()
 
     def _run_ready(self) -> None:
         ready = self._ready
@@ -157,7 +159,6 @@ class GuestLoop(asyncio.AbstractEventLoop):
             handle = ready.popleft()
             if not handle.cancelled():
                 handle._run()  # noqa: SLF001 - what an event loop is for; it logs every Exception through us
-        self._ask_for_a_turn()
 
     def _ask_for_a_turn(self) -> None:
         with suppress(trio.RunFinishedError):  # nobody is left to run callbacks for

@@ -206,7 +206,7 @@ class Connection:
             except asyncpg.InvalidSavepointSpecificationError:
                 return  # it was never made; the transaction around it has failed, or has by this
             except (StoreUnavailable, *_FOREIGN):
-                _log.warning("rollback_failed", exc_info=True)
+                _log.info("rollback_failed")  # the reason is known: it is what ended the block, or the lost server
             else:
                 return
         self.terminate()
@@ -269,15 +269,13 @@ class Connection:
         self._calls += 1
         try:
             with scope:
-                await self._wait_settled()
-                if self.is_closed():
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                    raise StoreUnavailable("the connection to the database is closed")
+                await self._wait_usable()
                 return await self._loop.run(function, *args, **options)
         except (*_FOREIGN, AttributeError) as exc:  # the last is what asyncpg meets when it is closed during a call
-            if isinstance(exc, _UNAVAILABLE) or self.is_closed():
-                raise StoreUnavailable("the connection to the database failed") from exc
-            raise
+            refused = isinstance(exc, asyncpg.PostgresError) and not isinstance(exc, _UNAVAILABLE)
+            if refused or not (isinstance(exc, _UNAVAILABLE) or self.is_closed()):
+                raise
+            raise StoreUnavailable("the connection to the database failed") from exc
         except BaseException:  # Cancelled and KeyboardInterrupt, which left the statement half-way
             self._settle()
             raise
@@ -306,6 +304,12 @@ class Connection:
         after, self._after_settling = self._after_settling, []
         for callback in after:
             callback()
+
+    async def _wait_usable(self) -> None:
+        await self._wait_settled()
+        if self.is_closed():
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise StoreUnavailable("the connection to the database is closed")
 
     async def _wait_settled(self) -> None:
         if self._settled is not None:

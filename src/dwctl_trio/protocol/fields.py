@@ -34,10 +34,10 @@ def joined(names: Collection[str]) -> str:
 
 
 def wrong_type(path: str, expected: str, value: object) -> InvalidRequest:
-    """The error for a field of the wrong type."""
+    """The error for a field of the wrong type; an empty *path* is the whole body, which is no parameter."""
     return InvalidRequest(
-        f"Invalid type for '{path}': expected {expected}, but got {json_kind(value)} instead.",
-        param=path,
+        f"Invalid type for '{path or 'body'}': expected {expected}, but got {json_kind(value)} instead.",
+        param=path or None,
         code="invalid_type",
     )
 
@@ -52,7 +52,7 @@ class Fields:
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise wrong_type(path or "body", "an object", value)
+            raise wrong_type(path, "an object", value)
         self._values: dict[str, object] = value
         self._path = path
 

@@ -107,4 +107,7 @@ CANCELLED = run(Cancelled(), cut_short(TextFragment("a")))
 NEVER_RAN = run(Cancelled(), status=ResponseStatus.QUEUED)
 """Cancelled while it waits in the queue."""
 
-EXAMPLE_RUNS = (SILENT, EVERY_KIND, TWO_TURNS, HANDED_OVER, FAILED_EMPTY, CANCELLED, NEVER_RAN)
+EXPIRED = run(Failed(error=ERROR), status=ResponseStatus.QUEUED)
+"""Failed while it waits in the queue, as its deadline has passed."""
+
+EXAMPLE_RUNS = (SILENT, EVERY_KIND, TWO_TURNS, HANDED_OVER, FAILED_EMPTY, CANCELLED, NEVER_RAN, EXPIRED)

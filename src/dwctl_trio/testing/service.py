@@ -34,7 +34,7 @@ def make_config(dsn: str, base_url: str, overrides: Mapping[str, Any] | None = N
     Args:
         dsn: The database.
         base_url: The upstream's.
-        overrides: Top-level keys of the configuration that differ.
+        overrides: Top-level keys of the configuration that differ; an upstream without a ``base_url`` gets this one.
     """
     document: dict[str, Any] = {
         "port": 0,
@@ -43,7 +43,9 @@ def make_config(dsn: str, base_url: str, overrides: Mapping[str, Any] | None = N
         "upstreams": {"simulator": {"base_url": base_url}},
         "models": [{"name": "*", "upstream": "simulator", "price": {"input_per_million": 1, "output_per_million": 2}}],
     }
-    return parse_config(document | dict(overrides or {}))
+    document |= overrides or {}
+    upstreams = {name: {"base_url": base_url, **upstream} for name, upstream in document["upstreams"].items()}
+    return parse_config(document | {"upstreams": upstreams})
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """From the bytes of a response stream back to events, as a strict client would read them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -17,6 +17,12 @@ from dwctl_trio.domain.events import (
     Event,
     OutputItemAdded,
     OutputItemDone,
+    ResponseCompleted,
+    ResponseCreated,
+    ResponseFailed,
+    ResponseIncomplete,
+    ResponseInProgress,
+    ResponseQueued,
     StreamEvent,
 )
 from dwctl_trio.domain.request import ResponseRequest
@@ -29,14 +35,21 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.protocol.event_stream import DELTA_TYPES, DONE_TYPES, SNAPSHOT_TYPES
+from dwctl_trio.protocol.event_stream import DELTA_TYPES, DONE_TYPES
 from dwctl_trio.protocol.response_object import parse_item, parse_items, parse_part
 from dwctl_trio.protocol.sse import SseDecoder
 
 _EVENT_BYTES_MAX = 64 * 1024 * 1024
 _DELTAS = {name: kind for kind, name in DELTA_TYPES.items()}
 _DONES = {name: kind for kind, name in DONE_TYPES.items()}
-_SNAPSHOTS = {name: event_class for event_class, name in SNAPSHOT_TYPES.items()}
+_SNAPSHOTS: Mapping[str, Callable[[Response], Event]] = {
+    "response.created": ResponseCreated,
+    "response.queued": ResponseQueued,
+    "response.in_progress": ResponseInProgress,
+    "response.completed": ResponseCompleted,
+    "response.incomplete": ResponseIncomplete,
+    "response.failed": ResponseFailed,
+}
 
 
 @attrs.frozen(kw_only=True)

@@ -45,6 +45,10 @@ class Upstreams:
     def __init__(self, clients: dict[str, "UpstreamClient"]) -> None:
         self._clients = clients
 
+    def free_places(self, name: str) -> int:
+        """Calls of upstream *name* that could begin now without waiting."""
+        return self._clients[name].free_places
+
     @asynccontextmanager
     async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
         """See ``ports.Upstream``."""
@@ -148,7 +152,10 @@ class UpstreamClient:
 
     async def _send(self, body: bytes, deadline: CallDeadline) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""
-        request = self._http.build_request("POST", self._url, content=body, headers=self._headers)
+        headers = self._headers.copy()
+        headers["host"] = self._url.netloc.decode("ascii")
+        headers["content-length"] = str(len(body))
+        request = httpx.Request("POST", self._url, headers=headers, stream=_Body(body))
         deadline.expect_first_byte()
         try:
             response = await self._http.send(request, stream=True)
@@ -167,6 +174,22 @@ class UpstreamClient:
                     retry_after_s=_retry_after_s(response.headers),
                 )
         return closing
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request body in one piece; httpx's own is a generator, which a cancelled send leaves to the collector."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, None
+        if body is None:
+            raise StopAsyncIteration
+        return body
 
 
 class _ClosingResponse:

@@ -1,0 +1,42 @@
+"""The URLs of a configuration: which are allowed, and how they are shown without their secrets."""
+
+from urllib.parse import urlsplit, urlunsplit
+
+MASK = "***"
+"""What stands for a secret in all that is shown."""
+
+_DATABASE_SCHEMES = ("postgresql://", "postgres://")
+
+
+def is_base_url(url: str) -> bool:
+    """Whether a path such as ``/chat/completions`` can be added to *url* and then called over HTTP."""
+    try:
+        parts = urlsplit(url)
+        is_port_valid = parts.port != 0
+    except ValueError:
+        return False
+    is_one_word = url.isprintable() and " " not in url
+    is_bare = "?" not in url and "#" not in url
+    return is_one_word and is_bare and is_port_valid and parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def is_database_url(url: str) -> bool:
+    """Whether *url* names a PostgreSQL database."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return url.startswith(_DATABASE_SCHEMES) and bool(parts.netloc or parts.query)
+
+
+def mask_url(url: str) -> str:
+    """*url* without the user, the password and the query, any of which may hold a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return MASK
+    if not parts.netloc or "@" in f"{parts.path}{parts.query}{parts.fragment}":  # a secret may stand anywhere
+        return f"{parts.scheme}://{MASK}" if parts.scheme and "://" in url else MASK
+    location = parts.netloc.rpartition("@")[2]
+    masked = f"{MASK}@{location}" if "@" in parts.netloc else location
+    return urlunsplit((parts.scheme, masked, parts.path, MASK if parts.query else "", ""))

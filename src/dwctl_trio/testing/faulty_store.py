@@ -1,0 +1,128 @@
+"""A store that fails when it is told to: before a call, after it, or never to return.
+
+Rule 1: a fault before the call leaves the database as it was; a fault after it is a commit whose answer was lost.
+Rule 2: who plans sees every call in order and decides for each one alone.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
+from enum import StrEnum
+from typing import Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+import attrs
+import trio
+
+from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.steps import Chain
+from dwctl_trio.ports import FinishedResponse, LeaseStore, NewResponse, ResponseStore, StoredResponse
+
+_Result = TypeVar("_Result")
+
+
+class Fault(StrEnum):
+    """What goes wrong with one call."""
+
+    FAIL_BEFORE = "fail_before"
+    """StoreUnavailable, and nothing was done."""
+    FAIL_AFTER = "fail_after"
+    """StoreUnavailable, and all was done."""
+    HANG_BEFORE = "hang_before"
+    """Nothing is done, and the call returns only by cancellation."""
+    HANG_AFTER = "hang_after"
+    """All was done, and the call returns only by cancellation."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreCall:
+    """One call, as the plan sees it."""
+
+    number: int
+    """From 0, over all methods."""
+    method: str
+
+
+Plan: TypeAlias = Callable[[StoreCall], Fault | None] | Sequence[Fault | None]
+"""A fault for each call, or a list of them by number; calls beyond the list succeed."""
+
+
+class Store(ResponseStore, LeaseStore, Protocol):
+    """Both ports of one process."""
+
+
+class FaultyStore:
+    """Keeps ``ResponseStore`` and ``LeaseStore`` as far as *plan* lets it.
+
+    Args:
+        store: What does the work.
+        plan: What goes wrong; may be replaced at any time through ``plan``.
+    """
+
+    def __init__(self, store: Store, plan: Plan = ()) -> None:
+        self._store = store
+        self.plan = plan
+        self.calls: list[StoreCall] = []
+        """All calls so far, also those that failed."""
+
+    async def open_response(self, new: NewResponse) -> int:
+        """See ``ports.ResponseStore``."""
+        return await self._call("open_response", lambda: self._store.open_response(new))
+
+    async def finish_response(self, finished: FinishedResponse) -> None:
+        """See ``ports.ResponseStore``."""
+        await self._call("finish_response", lambda: self._store.finish_response(finished))
+
+    async def read_response(self, response_id: UUID, owner: str) -> StoredResponse | None:
+        """See ``ports.ResponseStore``."""
+        return await self._call("read_response", lambda: self._store.read_response(response_id, owner))
+
+    async def read_chain(self, response_id: UUID, owner: str) -> Chain:
+        """See ``ports.ResponseStore``."""
+        return await self._call("read_chain", lambda: self._store.read_chain(response_id, owner))
+
+    async def delete_response(self, response_id: UUID, owner: str) -> bool:
+        """See ``ports.ResponseStore``."""
+        return await self._call("delete_response", lambda: self._store.delete_response(response_id, owner))
+
+    async def register_process(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await self._call("register_process", self._store.register_process)
+
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+        """See ``ports.LeaseStore``."""
+        return await self._call("renew_leases", lambda: self._store.renew_leases(response_ids))
+
+    async def rescue_expired(self) -> Sequence[UUID]:
+        """See ``ports.LeaseStore``."""
+        return await self._call("rescue_expired", self._store.rescue_expired)
+
+    async def stop_process(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await self._call("stop_process", self._store.stop_process)
+
+    async def ping(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await self._call("ping", self._store.ping)
+
+    async def _call(self, method: str, run: Callable[[], Awaitable[_Result]]) -> _Result:
+        call = StoreCall(number=len(self.calls), method=method)
+        self.calls.append(call)
+        fault = self._fault_of(call)
+        if fault in {Fault.FAIL_BEFORE, Fault.HANG_BEFORE}:
+            await _fail(fault)
+        result = await run()
+        if fault in {Fault.FAIL_AFTER, Fault.HANG_AFTER}:
+            await _fail(fault)
+        return result
+
+    def _fault_of(self, call: StoreCall) -> Fault | None:
+        if callable(self.plan):
+            return self.plan(call)
+        return self.plan[call.number] if call.number < len(self.plan) else None
+
+
+async def _fail(fault: Fault | None) -> None:
+    if fault in {Fault.HANG_BEFORE, Fault.HANG_AFTER}:
+        await trio.sleep_forever()
+    await trio.lowlevel.checkpoint()
+    raise StoreUnavailable("the database did not answer, as the test planned")

@@ -1,0 +1,283 @@
+"""The store in memory: a verified fake with PostgreSQL's rules, for tests on a mock clock.
+
+Rule 1: a method does its whole change between two checkpoints, so that a cancellation leaves it done or not done.
+Rule 2: guards and errors are those of ``postgres/store.py``; ``tests/conformance`` runs one suite on both.
+Rule 3: what is kept is encoded, so that what comes back has been through the same JSON.
+
+It never fails by itself; ``faulty_store.py`` makes it.
+"""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from uuid import UUID
+
+import attrs
+import msgspec
+import trio
+
+from dwctl_trio.domain.errors import Conflict, LeaseLost
+from dwctl_trio.domain.lifecycle import LEASED_STATES, TERMINAL_STATES, RowState
+from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.request import ServiceTier
+from dwctl_trio.domain.steps import Chain, StepState
+from dwctl_trio.ports import FinishedResponse, NewResponse, StoredResponse
+from dwctl_trio.protocol import json
+from dwctl_trio.protocol.request_body import parse_request, render_request
+from dwctl_trio.protocol.response_object import render_response
+from dwctl_trio.testing.memory_database import MemoryDatabase
+from dwctl_trio.testing.memory_rows import (
+    ABANDONED,
+    EventLog,
+    MemoryProcess,
+    MemoryRow,
+    MemoryStep,
+    abandoned_record,
+    check_row,
+    check_step,
+    check_usage,
+    ended_step,
+    refusal,
+    step_value,
+    usage_record,
+)
+
+_ABANDONED_STATUS = 500
+_OPEN_STEPS = frozenset({StepState.PENDING, StepState.PROCESSING})
+
+
+class MemoryStore:
+    """Keeps ``ResponseStore`` and ``LeaseStore`` for one process.
+
+    Args:
+        database: What the process shares with others.
+        limits: The lease's length and the rescuer's batch.
+        daemon_id: This process's identity as an owner of rows.
+    """
+
+    def __init__(self, database: MemoryDatabase, *, daemon_id: UUID, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.database = database
+        self._limits = limits
+        self._daemon_id = daemon_id
+
+    async def open_response(self, new: NewResponse) -> int:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        created_at = self._open(new)
+        await trio.lowlevel.checkpoint()
+        return int(created_at)
+
+    async def finish_response(self, finished: FinishedResponse) -> None:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        if not self._finish(finished) and not self._ended_like(finished):
+            raise LeaseLost("the row is no longer this process's")
+        await trio.lowlevel.checkpoint()
+
+    async def read_response(self, response_id: UUID, owner: str) -> StoredResponse | None:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        return self._read(response_id, owner)
+
+    async def read_chain(self, response_id: UUID, owner: str) -> Chain:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        if self._find(response_id, owner) is None:
+            return []
+        return [step_value(step) for step in self.database.steps_of(response_id)]
+
+    async def delete_response(self, response_id: UUID, owner: str) -> bool:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        row = self._find(response_id, owner)
+        if row is not None and row.state not in TERMINAL_STATES:
+            raise Conflict("The response is still being worked on. Delete it once it has ended.")
+        if row is not None:
+            self.database.remove_row(response_id)
+        await trio.lowlevel.checkpoint()
+        return row is not None
+
+    async def register_process(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await trio.lowlevel.checkpoint()
+        if self._daemon_id in self.database.processes:
+            raise refusal("the process is known already")
+        self.database.processes[self._daemon_id] = MemoryProcess(heartbeat_at=self.database.now())
+        await trio.lowlevel.checkpoint()
+
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+        """See ``ports.LeaseStore``."""
+        await trio.lowlevel.checkpoint()
+        renewed = self._renew(response_ids)
+        await trio.lowlevel.checkpoint()
+        return renewed
+
+    async def rescue_expired(self) -> Sequence[UUID]:
+        """See ``ports.LeaseStore``."""
+        await trio.lowlevel.checkpoint()
+        rescued = self._rescue()
+        await trio.lowlevel.checkpoint()
+        return rescued
+
+    async def stop_process(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await trio.lowlevel.checkpoint()
+        process = self.database.processes.get(self._daemon_id)
+        if process is not None and process.stopped_at is None:
+            stopped = attrs.evolve(process, stopped_at=self.database.now())
+            self.database.processes[self._daemon_id] = stopped
+        await trio.lowlevel.checkpoint()
+
+    async def ping(self) -> None:
+        """See ``ports.LeaseStore``."""
+        await trio.lowlevel.checkpoint()
+
+    # -- the changes, each at once
+
+    def _open(self, new: NewResponse) -> float:
+        database, request = self.database, new.request
+        now = database.now()
+        if new.response_id in database.rows or new.first_step_id in database.steps:
+            raise refusal("the id is not new")
+        row = MemoryRow(
+            id=new.response_id,
+            owner=new.owner,
+            key_prefix=new.key_prefix,
+            model=request.model,
+            upstream=new.route.upstream,
+            upstream_model=new.route.upstream_model,
+            service_tier=request.service_tier.value,
+            stream=request.stream,
+            store=request.store,
+            request=json.encode(render_request(request)) if request.store else None,
+            state=RowState.PROCESSING,
+            daemon_id=self._daemon_id,
+            epoch=1,
+            lease_expires_at=now + self._limits.lease_s,
+            created_at=now,
+            started_at=now,
+        )
+        database.put_row(row)
+        database.put_step(
+            MemoryStep(
+                id=new.first_step_id,
+                response_id=new.response_id,
+                sequence=1,
+                state=StepState.PROCESSING,
+                started_at=now,
+            )
+        )
+        return row.created_at
+
+    def _finish(self, finished: FinishedResponse) -> bool:
+        """Write the ending if the row is ours; whether it is."""
+        database = self.database
+        row = database.rows.get(finished.new.response_id)
+        guard = (RowState.PROCESSING, self._daemon_id, finished.epoch)
+        if row is None or (row.state, row.daemon_id, row.epoch) != guard:
+            return False
+        now, store = database.now(), row.store
+        ended = attrs.evolve(
+            row,
+            state=finished.state,
+            daemon_id=None,
+            lease_expires_at=None,
+            epoch=row.epoch + 1,
+            response_status=finished.response_status,
+            response=json.encode(render_response(finished.response)) if store else None,
+            error=finished.response.error,
+            finished_at=now,
+        )
+        record = usage_record(finished, now)
+        if record.step_id in database.usage:
+            raise refusal("the call is metered already")
+        step = database.steps.get(finished.last_step.id)
+        step_after = None
+        if step is not None and step.state is StepState.PROCESSING:
+            step_after = ended_step(step, finished.last_step, now, store=store)
+            check_step(step_after)
+        check_row(ended)
+        check_usage(record)
+        database.put_row(ended)
+        if step_after is not None:
+            database.put_step(step_after)
+        database.usage[record.step_id] = record
+        if store and finished.event_log is not None:
+            log = EventLog(last_sequence=finished.last_sequence_number, frames=finished.event_log)
+            database.events[row.id] = log
+        return True
+
+    def _ended_like(self, finished: FinishedResponse) -> bool:
+        """Whether the row already carries this ending: the commit of an earlier try whose answer was lost."""
+        row = self.database.rows.get(finished.new.response_id)
+        error = finished.response.error
+        return row is not None and (row.state, row.epoch, row.error and row.error.type) == (
+            finished.state,
+            finished.epoch + 1,
+            error and error.type,
+        )
+
+    def _renew(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+        database, now = self.database, self.database.now()
+        process = database.processes.get(self._daemon_id)
+        if process is not None:
+            database.processes[self._daemon_id] = attrs.evolve(process, heartbeat_at=now)
+        renewed = set()
+        for row in [database.rows[row_id] for row_id in response_ids if row_id in database.rows]:
+            if row.daemon_id == self._daemon_id and row.state in LEASED_STATES:
+                database.put_row(attrs.evolve(row, lease_expires_at=now + self._limits.lease_s))
+                renewed.add(row.id)
+        return frozenset(renewed)
+
+    def _rescue(self) -> Sequence[UUID]:
+        database, now = self.database, self.database.now()
+        expired = sorted(
+            (row.lease_expires_at, row.id)
+            for row in database.rows.values()
+            if row.lease_expires_at is not None and row.lease_expires_at < now
+            and not row.background and row.service_tier != ServiceTier.FLEX.value
+        )  # fmt: skip
+        rescued = [row_id for _, row_id in expired[: self._limits.rescue_rows]]
+        for row_id in rescued:
+            self._abandon(database.rows[row_id], now)
+        return rescued
+
+    def _abandon(self, row: MemoryRow, now: float) -> None:
+        database = self.database
+        database.put_row(
+            attrs.evolve(
+                row,
+                state=RowState.FAILED,
+                daemon_id=None,
+                lease_expires_at=None,
+                epoch=row.epoch + 1,
+                reclaims=row.reclaims + 1,
+                response_status=_ABANDONED_STATUS,
+                error=ABANDONED,
+                finished_at=now,
+            )
+        )
+        for step in database.steps_of(row.id):
+            if step.state in _OPEN_STEPS:
+                database.put_step(attrs.evolve(step, state=StepState.FAILED, error=ABANDONED, finished_at=now))
+                database.usage.setdefault(step.id, abandoned_record(row, step, now))
+
+    # -- reading
+
+    def _find(self, response_id: UUID, owner: str) -> MemoryRow | None:
+        """The row as far as *owner* may see it."""
+        row = self.database.rows.get(response_id)
+        return row if row is not None and row.store and row.owner == owner else None
+
+    def _read(self, response_id: UUID, owner: str) -> StoredResponse | None:
+        row = self._find(response_id, owner)
+        if row is None:
+            return None
+        assert row.request is not None, "a stored row has its request"
+        return StoredResponse(
+            response_id=row.id,
+            state=row.state,
+            created_at=int(row.created_at),
+            request=parse_request(msgspec.json.decode(row.request)),
+            body=row.response,
+            error=row.error,
+        )
