@@ -1,0 +1,1 @@
+"""Benchmarks: each answers one question, beside a floor measured in the same minutes."""
