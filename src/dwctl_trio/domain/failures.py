@@ -22,7 +22,7 @@ _REQUEST_REFUSED = frozenset({400, 413, 422})
 _NOT_FOUND = 404
 _TIMEOUTS = frozenset({408, 504})
 _TOO_MANY_REQUESTS = 429
-_STORE_RETRY_AFTER_S = 1.0
+_RETRY_AFTER_S = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -51,10 +51,11 @@ def describe_failure(error: Exception) -> Failure:
                     message="The response could not be stored. Please try again later.",
                 ),
                 http_status=500 if isinstance(error, LeaseLost) else 503,
-                retry_after_s=None if isinstance(error, LeaseLost) else _STORE_RETRY_AFTER_S,
+                retry_after_s=None if isinstance(error, LeaseLost) else _RETRY_AFTER_S,
             )
         case ServerStopping():
-            return _server_error(ErrorType.LOOP_ERROR, "The server is shutting down. Please try again.")
+            stopping = _server_error(ErrorType.LOOP_ERROR, "The server is shutting down. Please try again.")
+            return attrs.evolve(stopping, http_status=503, retry_after_s=_RETRY_AFTER_S)
         case DwctlError():
             return _server_error(ErrorType.LOOP_ERROR, str(error))
         case _:

@@ -10,6 +10,8 @@ Rule 3: nothing is told before it is durable: not the id before the row, not the
 Rule 4: what a kill leaves undone here is done by the rescuer when the lease expires.
 """
 
+from uuid import UUID
+
 import trio
 
 from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError
@@ -30,11 +32,13 @@ class ResponseRefused(Exception):
 
     Args:
         failure: What to answer instead of a response.
+        response_id: Of the failed row; None if there is no row either.
     """
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, response_id: UUID | None) -> None:
         super().__init__(failure.error.message)
         self.failure = failure
+        self.response_id = response_id
 
 
 class _ChannelSink:
@@ -78,7 +82,7 @@ async def run_inline_streaming(
         await scope.head.wait()  # the row could not be opened: the scope is about to say so
     if scope.refusal is not None:
         receive_frames.close()
-        raise ResponseRefused(scope.refusal)
+        raise _refused(scope, scope.refusal)
     return receive_frames
 
 
@@ -93,8 +97,12 @@ async def run_inline_blocking(services: Services, new: NewResponse, nursery: tri
     response = await run_scope(services, scope)
     failure = scope.failure
     if response.status is ResponseStatus.FAILED and failure is not None and not response.output:
-        raise ResponseRefused(failure)
+        raise _refused(scope, failure)
     return response
+
+
+def _refused(scope: Scope, failure: Failure) -> ResponseRefused:
+    return ResponseRefused(failure, scope.new.response_id if scope.opening is not None else None)
 
 
 async def open_scope(services: Services, scope: Scope) -> None:

@@ -12,6 +12,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from dwctl_trio.config import Config
+from dwctl_trio.domain import ids
 from dwctl_trio.domain.errors import DwctlError, InvalidRequest, NotFound, ServerStopping
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.engine.scope import ResponseRefused
@@ -102,7 +103,10 @@ def add_error_handlers(app: QuartTrio, api: Api) -> None:
 
     @app.errorhandler(ResponseRefused)
     async def answer_refused(error: ResponseRefused) -> HttpResponse:
-        return _answer(failure_error(error.failure))
+        answer = _answer(failure_error(error.failure))
+        if error.response_id is not None:  # the row is there, failed, and GET shows it
+            answer.headers["x-response-id"] = ids.response_id_text(error.response_id)
+        return answer
 
     @app.errorhandler(DwctlError)
     async def answer_known(error: DwctlError) -> HttpResponse:
