@@ -91,7 +91,7 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         task_status: Started with the server's URL when connections are accepted.
     """
     async with (
-        _closing(open_listener(config.host, config.port, config.limits)) as listener,
+        _open_listener(config) as listener,
         open_database(config) as pool,
         open_api(config, pool) as (api, store),
         trio.open_nursery() as services,
@@ -118,6 +118,13 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
             task_status.started(_url_of(listener))
         services.cancel_scope.cancel()
     _log.info("server_stopped")
+
+
+@asynccontextmanager
+async def _open_listener(config: Config) -> AsyncIterator[socket.socket]:
+    """The server's socket, closed also if the server never comes to listening on it."""
+    with open_listener(config.host, config.port, config.limits) as listener:
+        yield listener
 
 
 async def _watch_signals(stop: Callable[[], None], abort: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,6 +80,19 @@ class RawClient:
             pass
         return self.received
 
+    async def exchange(self, data: bytes) -> bytes:
+        """Everything received until the server closed, while *data* was sent as far as it was taken."""
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with suppress(trio.BrokenResourceError):
+                    await self.send(data)
+
+            nursery.start_soon(send)
+            await self.read_to_end()
+            nursery.cancel_scope.cancel()
+        return self.received
+
     async def hang_up(self) -> None:
         """Leave in good order, with a FIN."""
         await self.stream.aclose()
@@ -151,6 +164,15 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"]
     return dict(body["error"])
+
+
+def read_answer(received: bytes) -> httpx.Response:
+    """The last answer in what a raw client received, whose body is not chunked."""
+    _, _, last = received.rpartition(b"HTTP/1.1 ")
+    head, _, body = last.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return httpx.Response(int(status.split()[0]), headers=headers, content=body)
 
 
 async def assert_serves(service: Service) -> None:

@@ -202,7 +202,7 @@ async def test_after_everything_at_once_no_connection_is_unusable_and_nothing_ru
                         async with open_connection(loop, server.dsn) as observer:
                             left_over += await count_left_over(observer)
         tasks_left = len(asyncio.all_tasks(loop))
-    print(  # noqa: T201 - the figures are what the test is for
+    print(
         f"\ndriver stress: {load.cancelled} cancels, {load.killed} ended and {rounds} killed backends, "
         f"{rounds} server restarts, {load.answered} answered, {load.unavailable} told unavailable, "
         f"{unusable} unusable, {left_over} active, {broken_promises} transactions in part or lost, "

@@ -12,6 +12,8 @@ import pytest
 import structlog.testing
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.postgres.conftest import CancelAtStep
 
 from dwctl_trio.postgres.guest_loop import HANDLES_MAX, GuestLoop, open_guest_loop
@@ -152,6 +154,28 @@ async def test_timers_run_in_the_order_of_their_times_and_cancelled_ones_never()
         await loop.run(wait_for_timers)
         assert len(loop._timers) < 200
     assert ran == [1, 2, 3]
+
+
+@given(
+    timers=st.lists(st.tuples(st.integers(0, 1000), st.booleans()), max_size=300),
+    moments=st.lists(st.integers(0, 1000), max_size=5).map(sorted),
+)
+def test_every_timer_that_is_not_cancelled_runs_once_when_due_and_in_order(timers, moments):
+    ran = []
+
+    async def main():
+        clock = trio.lowlevel.current_clock()
+        async with open_guest_loop() as loop:
+            handles = [(loop.call_at(when, ran.append, when), cancelled) for when, cancelled in timers]
+            for handle, cancelled in handles:
+                if cancelled:
+                    handle.cancel()
+            for moment in moments:
+                clock.jump(moment - clock.current_time())
+                await trio.testing.wait_all_tasks_blocked()
+                assert ran == sorted(when for when, cancelled in timers if when <= moment and not cancelled)
+
+    trio.run(main, clock=trio.testing.MockClock())
 
 
 async def test_a_coroutine_that_never_pauses_for_long_does_not_keep_trio_from_its_turn():

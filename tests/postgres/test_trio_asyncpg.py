@@ -200,6 +200,17 @@ async def test_a_call_that_takes_too_long_is_an_unavailable_store_and_is_cancell
         assert await hasty.fetchval("SELECT 1") == 1
 
 
+async def test_each_call_has_its_whole_time_however_late_it_begins(guest_loop, postgres_dsn):
+    async with open_connection(guest_loop, postgres_dsn, call_s=0.2) as connection:
+        for _ in range(4):  # together longer than one call may take
+            await connection.execute("SELECT pg_sleep(0.08)")
+        started = trio.current_time()
+        with pytest.raises(StoreUnavailable):
+            await connection.execute("SELECT pg_sleep(60)")
+        assert 0.2 <= trio.current_time() - started < 1
+        assert await connection.fetchval("SELECT 1") == 1
+
+
 async def test_a_killed_server_process_is_an_unavailable_store_with_its_cause(connection, guest_loop, postgres_dsn):
     async with open_connection(guest_loop, postgres_dsn) as victim:
         with pytest.raises(StoreUnavailable) as unavailable:

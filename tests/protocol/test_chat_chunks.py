@@ -32,18 +32,21 @@ renderings = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(script=chat_scripts(), rendering=renderings, splits=st.data())
 def test_any_script_rendered_in_any_way_and_split_anywhere_gives_its_expected_turn(script, rendering, splits):
     body = render_sse(script, **rendering)
     assert gather(*read_answer(splits.draw(byte_splits(body)))) == name_calls(script.expected, STEP_ID)
 
 
+@pytest.mark.slow
 @given(script=chat_scripts(failing=False), rendering=renderings)
 def test_the_last_blank_line_may_be_forgotten(script, rendering):
     body = render_sse(script, **rendering, final_blank_line=False)
     assert gather(*read_answer([body])) == name_calls(script.expected, STEP_ID)
 
 
+@pytest.mark.slow
 @given(script=chat_scripts(), splits=st.data())
 def test_the_fragments_are_the_same_ones_however_the_bytes_are_split(script, splits):
     body = render_sse(script)
@@ -53,6 +56,7 @@ def test_the_fragments_are_the_same_ones_however_the_bytes_are_split(script, spl
     assert type(pieces_failure) is type(failure)
 
 
+@pytest.mark.slow
 @given(script=chat_scripts(failing=False), cut=st.data())
 def test_a_stream_cut_before_its_finish_never_succeeds(script, cut):
     body = render_sse(script)
@@ -67,6 +71,7 @@ def test_a_stream_cut_before_its_finish_never_succeeds(script, cut):
     assert failure is not None
 
 
+@pytest.mark.slow
 @given(script=chat_scripts(failing=False))
 def test_a_plain_json_answer_gives_the_same_turn(script):
     reassembler = make_reassembler()
@@ -78,6 +83,7 @@ def test_a_plain_json_answer_gives_the_same_turn(script):
     )
 
 
+@pytest.mark.slow
 @given(script=chat_scripts(failing=True))
 def test_no_text_of_the_provider_is_in_a_failure_or_its_chain(script):
     _, failure = read_answer([render_sse(script)])
@@ -115,6 +121,7 @@ def test_arbitrary_bytes_raise_nothing_but_upstream_errors(pieces):
     assert fragments or failure
 
 
+@pytest.mark.slow
 @given(chunks=st.lists(hostile_chunks, max_size=5))
 def test_arbitrary_json_raises_nothing_but_upstream_errors(chunks):
     fragments, failure = read_answer([chunk_stream(*chunks)])

@@ -29,13 +29,13 @@ def depth_of(value: object) -> int:
 
 def refusal_of(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        decode_strict(body, depth_max=DEPTH_MAX)
+        decode_strict(body, depth_max=DEPTH_MAX, brackets_max=10**6)
     return caught.value
 
 
 @given(value=json_values)
 def test_what_is_encoded_is_decoded_again(value):
-    assert decode_strict(encode(value), depth_max=100) == value
+    assert decode_strict(encode(value), depth_max=100, brackets_max=10**6) == value
 
 
 @given(value=json_values)
@@ -48,16 +48,16 @@ def test_encoded_json_is_one_line_however_lines_are_split(value):
 @given(value=json_values, depth_max=st.integers(1, 5))
 def test_depth_is_counted_exactly(value, depth_max):
     if depth_of(value) <= depth_max:
-        assert decode_strict(encode(value), depth_max=depth_max) == value
+        assert decode_strict(encode(value), depth_max=depth_max, brackets_max=10**6) == value
     else:
         with pytest.raises(InvalidRequest, match=f"at most {depth_max} levels"):
-            decode_strict(encode(value), depth_max=depth_max)
+            decode_strict(encode(value), depth_max=depth_max, brackets_max=10**6)
 
 
 @given(body=st.binary() | any_texts.map(lambda text: text.encode(errors="surrogatepass")))
 def test_any_bytes_are_a_value_or_an_invalid_request(body):
     try:
-        value = decode_strict(body, depth_max=DEPTH_MAX)
+        value = decode_strict(body, depth_max=DEPTH_MAX, brackets_max=10**6)
     except InvalidRequest as refusal:
         assert refusal.__cause__ is None
         assert refusal.__context__ is None  # it would hold the body
@@ -71,7 +71,7 @@ def test_what_is_accepted_can_be_stored(value):
     stored = stdlib_json.loads(body)  # two halves of a pair side by side have become one character
     is_clean = clean_text(str_of(stored)) == str_of(stored)
     if is_clean and depth_of(stored) <= DEPTH_MAX:
-        assert decode_strict(body, depth_max=DEPTH_MAX) == stored
+        assert decode_strict(body, depth_max=DEPTH_MAX, brackets_max=10**6) == stored
     else:
         refusal_of(body)
 
@@ -89,7 +89,7 @@ def test_a_clean_text_has_its_length_and_can_be_encoded(text):
     assert len(clean) == len(text)
     assert "\0" not in clean
     assert clean_text(clean) == clean
-    assert decode_strict(encode(clean), depth_max=1) == clean
+    assert decode_strict(encode(clean), depth_max=1, brackets_max=10**6) == clean
 
 
 @given(text=texts)
@@ -135,6 +135,7 @@ def test_what_is_wrong_with_a_body_is_said(body, words):
         (b'"\\u0000"', None),
         (b'[["\\u0000"]]', "[0][0]"),
         (b'{"' + b"x" * 300 + b'": "\\u0000"}', None),
+        (b'["\\u0000"' + b" " * 300_000 + b"]", None),
     ],
 )
 def test_a_nul_is_refused_with_its_path(body, param):
@@ -144,12 +145,20 @@ def test_a_nul_is_refused_with_its_path(body, param):
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul():
-    assert decode_strict(b'"\\\\u0000"', depth_max=1) == "\\u0000"
+    assert decode_strict(b'"\\\\u0000"', depth_max=1, brackets_max=10**6) == "\\u0000"
 
 
 def test_of_duplicate_keys_the_last_one_wins():
-    assert decode_strict(b'{"a": 1, "a": 2}', depth_max=1) == {"a": 2}
+    assert decode_strict(b'{"a": 1, "a": 2}', depth_max=1, brackets_max=10**6) == {"a": 2}
 
 
 def test_large_bodies_are_checked_without_a_path_for_every_value():
-    assert len(decode_strict(b"[" + b"[]," * 200_000 + b'""]', depth_max=2)) == 200_001
+    assert len(decode_strict(b"[" + b"[]," * 200_000 + b'""]', depth_max=2, brackets_max=10**6)) == 200_001
+
+
+def test_a_body_of_brackets_is_refused_before_it_is_decoded() -> None:
+    body = b"[" + b"[]," * 1000 + b"[]]"
+
+    with pytest.raises(InvalidRequest, match="at most 1000"):
+        decode_strict(body, depth_max=64, brackets_max=1000)
+    assert decode_strict(body, depth_max=64, brackets_max=1002) == [[] for _ in range(1001)]

@@ -38,6 +38,8 @@ class Limits:
     """A body that takes longer to arrive is 408."""
     request_depth: int = _bounded(64, minimum=8, maximum=512)
     """Nesting of a JSON body; deeper ones are 400. The decoder's own stack stops at about 1,000."""
+    request_brackets: int = _bounded(500_000, minimum=1000, maximum=100_000_000)
+    """Opening brackets in a JSON body, those inside texts too; decoding one costs a microsecond of everybody's time."""
     request_header_bytes: int = _bounded(16 * 1024, minimum=1024, maximum=1024 * 1024)
     """Request line and headers together."""
 

@@ -59,7 +59,8 @@ class Api:
             )
         body = await request.get_data(cache=False)
         assert isinstance(body, bytes), "text is only given when asked for"
-        return json.decode_strict(body, depth_max=self.services.limits.request_depth)
+        limits = self.services.limits
+        return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
     def find_route(self, model: str) -> ModelRoute:
         """Where calls for *model* go.

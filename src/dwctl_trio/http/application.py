@@ -13,6 +13,7 @@ def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     """The application over *api*; *leases* answers whether the database does."""
     app = QuartTrio("dwctl_trio", static_folder=None, template_folder=None)
     app.asgi_http_class = RequestConnection
+    app.url_map.merge_slashes = False  # a redirect would be HTML, and turns a POST into a puzzle
     limits = api.services.limits
     app.config["MAX_CONTENT_LENGTH"] = limits.request_body_bytes
     app.config["BODY_TIMEOUT"] = limits.request_body_s

@@ -6,19 +6,24 @@ Each class says which fault it mends and how to know that upstream has mended it
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
+import h11
+import hypercorn.protocol
 import hypercorn.trio.run
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.run import worker_serve
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import wrap_app
 from quart_trio import QuartTrio
 
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.protocol.error_body import error_body
 
 _log = structlog.get_logger(__name__)
 
@@ -26,8 +31,47 @@ _WRITE_BYTES = 64 * 1024
 """A write is cut into pieces of this size, so that the deadline is one on progress and not on the whole."""
 
 
+_HTTP_2 = b"2.0"
+
+
+class PlainHttpProtocol(H11Protocol):
+    """HTTP/1.1 and nothing else (hypercorn 0.18 leaves it for HTTP/2 and WebSockets, whatever ``alpn_protocols`` says).
+
+    An ``Upgrade`` is ignored, as RFC 9110, section 7.8, allows; what is not HTTP gets OpenAI's error body.
+    """
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Refuse HTTP/2 with prior knowledge, whose preface looks like a request."""
+        if event.http_version == _HTTP_2:
+            await self._send_error_response(505)
+            raise h11.RemoteProtocolError("HTTP/2 is not spoken here")
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Begin a request without its wish to leave HTTP/1.1."""
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        if len(headers) < len(request.headers):
+            request = h11.Request(
+                method=request.method, target=request.target, headers=headers, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer what is not a request that could be handed on."""
+        body = error_body("The request is not valid HTTP/1.1.", "invalid_request_error", code="invalid_request")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            (b"x-request-id", f"req_{uuid4().hex}".encode()),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
 class GuardedTCPServer(TCPServer):
-    """Hypercorn's connection handler, with two faults mended (hypercorn 0.18).
+    """Hypercorn's connection handler, with three faults mended (hypercorn 0.18).
 
     1. An exception that leaves a handler ends ``serve()`` and the process; malformed chunked framing is enough
        (hypercorn issues 203 and 225). Here a connection's fault ends this connection only. Mended upstream when
@@ -35,9 +79,12 @@ class GuardedTCPServer(TCPServer):
     2. ``send_all`` is shielded without a deadline, so that one client that does not read blocks shutdown for ever.
        Here every 64 KiB must be taken within ``write_progress_s``. Mended upstream when its test passes without
        ``protocol_send``.
+    3. A connection that its client has closed lives on until the idle timeout. Here it ends with its last request.
+       Mended upstream when its test passes without ``_read_data``.
     """
 
     write_progress_s: float
+    _at_end = False
 
     async def run(self) -> None:
         """Serve one connection to its end; never raises but for what ends the process."""
@@ -54,6 +101,8 @@ class GuardedTCPServer(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Write within the deadline; a client that takes nothing counts as gone."""
+        if isinstance(event, Updated) and self._at_end:
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -62,6 +111,12 @@ class GuardedTCPServer(TCPServer):
                 return
         await trio.aclose_forcefully(self.stream)  # wakes the reader, too
         await self.protocol.handle(Closed())
+
+    async def _read_data(self) -> None:
+        """Read until the client has closed; nothing is waited for then but the request under way."""
+        await super()._read_data()
+        self._at_end = True
+        await self.idle_task.stop()
 
     async def _write(self, data: bytes) -> bool:
         """Whether the client took all of *data*, each piece in time."""
@@ -114,6 +169,7 @@ async def run_server(
     """
     server = type("Server", (GuardedTCPServer,), {"write_progress_s": limits.write_progress_s})
     setattr(hypercorn.trio.run, "TCPServer", server)  # noqa: B010 - hypercorn offers no other way in
+    setattr(hypercorn.protocol, "H11Protocol", PlainHttpProtocol)  # noqa: B010 - the same
     config = HypercornConfig()
     config.accesslog = config.errorlog = None
     config.alpn_protocols = ["http/1.1"]

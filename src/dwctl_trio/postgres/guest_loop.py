@@ -13,8 +13,6 @@ Source: Python's documentation, "Event Loop" and "Transports and Protocols"; Tri
 """
 
 import asyncio
-import heapq
-import math
 from asyncio.events import _get_running_loop, _set_running_loop
 from asyncio.sslproto import SSLProtocol
 from collections import deque
@@ -29,6 +27,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import structlog
 import trio
 
+from dwctl_trio.postgres.guest_timers import GuestTimers
 from dwctl_trio.postgres.guest_transport import GuestTransport, open_tcp_socket, open_unix_socket
 
 HANDLES_MAX = 100
@@ -37,8 +36,6 @@ CANCEL_AGAIN_S = 0.05
 """Between two cancellations of a guest task, for code that swallows the first, as asyncpg's ``executemany`` may."""
 CLOSE_S_MAX = 1.0
 """For the loop's own end; everything it waits for has been told to stop and needs a few scheduler turns."""
-STALE_TIMERS_MIN = 64
-"""Cancelled timers kept before the heap is rebuilt; below that it costs less to leave them."""
 
 _log = structlog.get_logger(__name__)
 _P = ParamSpec("_P")
@@ -66,9 +63,7 @@ class GuestLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._ready: deque[asyncio.Handle] = deque()
-        self._timers: list[asyncio.TimerHandle] = []
-        self._timers_stale = 0
-        self._timers_changed = trio.Event()
+        self._timers = GuestTimers()
         self._transports: set[GuestTransport] = set()
         self._system_tasks = 0
         self._closed = False
@@ -77,37 +72,48 @@ class GuestLoop(asyncio.AbstractEventLoop):
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, function: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run an asyncio coroutine function to its end and wait for it as a Trio task.
+        """Run an asyncio coroutine function to its end and wait for it as a Trio task; as ``start``, then ``wait``."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return await self.wait(self.start(function(*args, **kwargs)))
 
-        Returns:
-            What the coroutine returned, also when a cancellation came too late to stop it.
+    def start(self, coroutine: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        """Start a guest task; it runs at once, until it waits for something.
 
         Raises:
-            ConnectionAbortedError: The loop is closed, or was closed meanwhile.
-
-        Cancellation: asked of the coroutine, again every 50 ms until it has ended; only then ``Cancelled`` is raised.
+            ConnectionAbortedError: The loop is closed.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            coroutine.close()
             raise ConnectionAbortedError("the guest loop is closed")
-        task = self.enter(self.start, function(*args, **kwargs))
+        return self.enter(partial(asyncio.Task, loop=self), coroutine)
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait(self, task: "asyncio.Task[_T]") -> _T:
+        """Wait for a guest task.
+
+        Returns:
+            What it returned, also when a cancellation came too late to stop it.
+
+        Raises:
+            ConnectionAbortedError: It was cancelled by somebody else, or the loop was closed.
+
+        Cancellation: asked of the task by ``cancel``; only when it has ended, ``Cancelled`` is raised.
+        """
         try:
             raise_cancel = None
             if task.done():
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
-                raise_cancel = await self._wait_for(task)
+                raise_cancel = await self._park_until_done(task)
             if not task.cancelled():
-                result: _T = task.result()
-                return result
+                return task.result()
             if raise_cancel is not None:
                 raise_cancel()
-            raise ConnectionAbortedError("the guest loop was closed during the call")
+            raise ConnectionAbortedError("the guest task was cancelled")
         finally:
             del task  # with the exception it holds it would be a reference cycle
 
-    async def _wait_for(self, task: "asyncio.Task[Any]") -> Callable[[], NoReturn] | None:
+    async def _park_until_done(self, task: "asyncio.Task[Any]") -> Callable[[], NoReturn] | None:
         """Park this Trio task until *task* is done; returns how to raise a cancellation that came meanwhile."""
         parked = trio.lowlevel.current_task()
         cancelled_by: Callable[[], NoReturn] | None = None
@@ -118,21 +124,18 @@ class GuestLoop(asyncio.AbstractEventLoop):
         def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
             nonlocal cancelled_by
             cancelled_by = raise_cancel
-            self._token.run_sync_soon(self.enter, self._cancel, task)
+            self._token.run_sync_soon(self.enter, self.cancel, task)
             return trio.lowlevel.Abort.FAILED
 
         task.add_done_callback(wake)
         await trio.lowlevel.wait_task_rescheduled(abort)
         return cancelled_by
 
-    def _cancel(self, task: "asyncio.Task[Any]") -> None:
+    def cancel(self, task: "asyncio.Task[Any]") -> None:
+        """Cancel a guest task, again every ``CANCEL_AGAIN_S`` until it has ended; called as guest code."""
         if not task.done():
             task.cancel()
-            self.call_later(CANCEL_AGAIN_S, self._cancel, task)
-
-    def start(self, coroutine: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
-        """A guest task; call it through ``enter`` from Trio's side."""
-        return asyncio.Task(coroutine, loop=self)
+            self.call_later(CANCEL_AGAIN_S, self.cancel, task)
 
     @trio.lowlevel.enable_ki_protection
     def enter(self, callback: Callable[..., _T], *args: Any) -> _T:
@@ -180,17 +183,11 @@ class GuestLoop(asyncio.AbstractEventLoop):
     async def run_timers(self) -> None:
         """The system task that makes timers ready when they are due, until the loop is closed."""
         while not self._closed:
-            with trio.move_on_at(self._timers[0].when() if self._timers else math.inf):
-                await self._timers_changed.wait()
-            self._timers_changed = trio.Event()
+            await self._timers.wait_due()
             self.enter(self._make_timers_ready)
 
     def _make_timers_ready(self) -> None:
-        now = self.time()
-        while self._timers and (self._timers[0].cancelled() or self._timers[0].when() <= now):
-            timer = heapq.heappop(self._timers)
-            if not timer.cancelled():
-                self._ready.append(timer)
+        self._ready.extend(self._timers.pop_due())
 
     async def wind_up(self) -> None:
         """Close the loop: drop all transports, cancel all guest tasks, end all system tasks."""
@@ -207,7 +204,6 @@ class GuestLoop(asyncio.AbstractEventLoop):
         for task in asyncio.all_tasks(self):
             task.cancel()
         self._timers.clear()
-        self._timers_changed.set()
 
     # -- asyncio's side: futures, tasks, callbacks and timers
 
@@ -242,18 +238,12 @@ class GuestLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         """Queue *callback* for the time *when* of Trio's clock."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, timer)
-        if self._timers[0] is timer:
-            self._timers_changed.set()
+        self._timers.add(timer)
         return timer
 
     def _timer_handle_cancelled(self, _handle: asyncio.TimerHandle) -> None:
-        """Called by ``TimerHandle.cancel``; rebuilds the heap once most of it is stale."""
-        self._timers_stale += 1
-        if self._timers_stale > max(STALE_TIMERS_MIN, len(self._timers) // 2):
-            self._timers = [timer for timer in self._timers if not timer.cancelled()]
-            heapq.heapify(self._timers)
-            self._timers_stale = 0
+        """Called by ``TimerHandle.cancel``."""
+        self._timers.count_cancelled()
 
     def time(self) -> float:
         """Trio's clock, in seconds."""

@@ -11,7 +11,7 @@ Source: asyncpg's API reference; PostgreSQL's documentation, "Canceling Requests
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Literal
@@ -22,6 +22,7 @@ import trio
 
 from dwctl_trio.domain.errors import StoreUnavailable
 from dwctl_trio.postgres.guest_loop import GuestLoop
+from dwctl_trio.postgres.streams import Chunks, Cursor
 
 SETTLE_S_MAX = 2.0
 """For the server to stop a cancelled statement: a few milliseconds, or it hangs and the connection is given up."""
@@ -90,9 +91,9 @@ class _Session(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no type
 class Connection:
     """A session with PostgreSQL, for one task at a time; made by ``connect``.
 
-    Every async method is a checkpoint, is bounded by ``call_s`` and raises StoreUnavailable when the server is away or
-    too slow, and asyncpg's own ``PostgresError`` when it refuses the statement. A call that is cancelled raises
-    ``Cancelled`` at once; what the server had done by then may or may not be there.
+    Every async method is a checkpoint and bounded by ``call_s``, after it has settled (rule 1). It raises
+    StoreUnavailable when the server is away or too slow, and asyncpg's own ``PostgresError`` when it refuses the
+    statement. A call that is cancelled raises ``Cancelled`` at once; what it was to do may or may not be done.
     """
 
     def __init__(self, loop: GuestLoop, session: _Session, *, call_s: float) -> None:
@@ -101,7 +102,9 @@ class Connection:
         self._call_s = call_s
         self.server_pid: int = session.get_server_pid()
         """The process id of the server's side, as in ``pg_stat_activity``."""
-        self._calls = 0
+        self._under_way: dict[asyncio.Task[Any], float] = {}
+        self._late: set[asyncio.Task[Any]] = set()
+        self._timed = False
         self._transactions = 0
         self._listening = False
         self._settled: trio.Event | None = None
@@ -142,7 +145,7 @@ class Connection:
         finally:
             self._settle_s = SETTLE_S_MAX
 
-    def cursor(self, query: str, *args: Any, rows: int = 50) -> "Cursor":
+    def cursor(self, query: str, *args: Any, rows: int = 50) -> Cursor:
         """The rows of *query* one by one, fetched *rows* at a time; within a transaction only."""
         return Cursor(self._call, partial(self._session.cursor, query, *args), rows)
 
@@ -155,7 +158,7 @@ class Connection:
 
     async def copy_in(self, table: str, chunks: Iterable[bytes], **options: Any) -> str:
         """Fill *table* with text in COPY's format; options as for asyncpg's ``copy_to_table``."""
-        status: str = await self._call(self._session.copy_to_table, table, source=_Chunks(chunks), **options)
+        status: str = await self._call(self._session.copy_to_table, table, source=Chunks(chunks), **options)
         return status
 
     async def copy_out(self, query: str, *args: Any, write: Callable[[bytes], object], **options: Any) -> str:
@@ -236,7 +239,7 @@ class Connection:
     @property
     def in_use(self) -> bool:
         """Whether a call is under way, or the connection still settles after one."""
-        return self._calls > 0 or self._settled is not None
+        return bool(self._under_way) or self._settled is not None
 
     def is_reusable(self) -> bool:
         """Whether somebody else could go on with it: open, at rest, outside transactions, not listening."""
@@ -265,13 +268,15 @@ class Connection:
     @trio.lowlevel.enable_ki_protection
     async def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
-        scope = trio.CancelScope(deadline=trio.current_time() + self._call_s)
-        self._calls += 1
+        await self._wait_usable()
+        task = self._loop.start(function(*args, **options))
+        self._limit(task)
         try:
-            with scope:
-                await self._wait_usable()
-                return await self._loop.run(function, *args, **options)
+            return await self._loop.wait(task)
         except (*_FOREIGN, AttributeError) as exc:  # the last is what asyncpg meets when it is closed during a call
+            if task in self._late:
+                self._settle()
+                raise StoreUnavailable("the database did not answer in time") from None
             refused = isinstance(exc, asyncpg.PostgresError) and not isinstance(exc, _UNAVAILABLE)
             if refused or not (isinstance(exc, _UNAVAILABLE) or self.is_closed()):
                 raise
@@ -280,15 +285,32 @@ class Connection:
             self._settle()
             raise
         finally:
-            self._calls -= 1
-        self._settle()
-        raise StoreUnavailable("the database did not answer in time")
+            del self._under_way[task]
+            self._late.discard(task)
+
+    def _limit(self, task: "asyncio.Task[Any]") -> None:
+        """Bound *task* by ``call_s``, with one timer for many calls: a scope for each would cost a quarter of it."""
+        self._under_way[task] = deadline = trio.current_time() + self._call_s
+        if not self._timed:
+            self._timed = True
+            self._loop.call_at(deadline, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        """Guest code: cancel what is late, and look again at the next deadline, if there is one."""
+        self._timed = False
+        for task, deadline in self._under_way.items():
+            if deadline > trio.current_time():
+                self._timed = True
+                self._loop.call_at(deadline, self._check_deadlines)
+                return
+            self._late.add(task)
+            self._loop.cancel(task)
 
     def _settle(self) -> None:
         """Start to bring the connection into a known state; asyncpg has sent, or is sending, the cancel request."""
         if self._settled is None and not self.is_closed():
             self._settled = trio.Event()
-            self._loop.enter(self._loop.start, self._probe(self._settle_s)).add_done_callback(self._end_settling)
+            self._loop.start(self._probe(self._settle_s)).add_done_callback(self._end_settling)
 
     async def _probe(self, timeout_s: float) -> None:
         """Guest code: asyncpg first waits for the cancelled statement's end; then any answer is a sign of life."""
@@ -321,47 +343,3 @@ class Connection:
             return False
         self._after_settling.append(callback)
         return True
-
-
-class Cursor:
-    """The rows of one query, for ``async for``; made by ``Connection.cursor``."""
-
-    def __init__(self, call: Callable[..., Any], open_cursor: Callable[[], Any], rows: int) -> None:
-        self._call = call
-        self._open_cursor = open_cursor
-        self._rows = rows
-        self._cursor: Any = None
-        self._batch: Iterator[Any] = iter(())
-
-    def __aiter__(self) -> "Cursor":
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return next(self._batch)
-        except StopIteration:
-            self._batch = iter(await self._call(self._fetch))
-        for row in self._batch:
-            return row
-        raise StopAsyncIteration
-
-    async def _fetch(self) -> Any:
-        """Guest code: the next rows, the portal being opened before the first."""
-        if self._cursor is None:
-            self._cursor = await self._open_cursor()
-        return await self._cursor.fetch(self._rows)
-
-
-class _Chunks:
-    """An iterable in the asynchronous form that asyncpg asks for; not a generator, which Trio would adopt."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-
-    def __aiter__(self) -> "_Chunks":
-        return self
-
-    async def __anext__(self) -> bytes:
-        for chunk in self._chunks:
-            return chunk
-        raise StopAsyncIteration

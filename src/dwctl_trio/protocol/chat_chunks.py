@@ -108,12 +108,12 @@ def decode_chunk(data: bytes) -> Chunk:
         pass  # and go on outside of this block: the exception holds the provider's text
     value = _decode_leniently(data)
     if value is _UNREADABLE:
-        raise UpstreamError("the upstream sent something that is not JSON")
+        raise UpstreamError("The model's server sent something that is not JSON.")
     try:
         return msgspec.convert(value, Chunk)
     except (msgspec.ValidationError, RecursionError):
         pass
-    raise UpstreamError("the upstream sent JSON that is not a chat completion")
+    raise UpstreamError("The model's server sent JSON that is not a chat completion.")
 
 
 def read_error(chunk: Chunk, *, is_error_event: bool) -> UpstreamRejected | None:
@@ -131,8 +131,8 @@ def read_error(chunk: Chunk, *, is_error_event: bool) -> UpstreamRejected | None
     for name in (*names, chunk.code):
         status = _read_status(name)
         if status is not None:
-            return UpstreamRejected(f"the upstream reported an error with status {status}", status=status)
-    return UpstreamRejected("the upstream reported an error")
+            return UpstreamRejected(f"The model's server reported an error (status {status}).", status=status)
+    return UpstreamRejected("The model's server reported an error.")
 
 
 def read_finish_reason(value: object) -> FinishReason | None:
@@ -144,9 +144,9 @@ def read_finish_reason(value: object) -> FinishReason | None:
     if value is None or (isinstance(value, str) and value in _NOT_FINISHED):
         return None
     if not isinstance(value, str):
-        raise UpstreamError("the upstream sent a finish reason of a wrong type")
+        raise UpstreamError("The model's server sent a finish reason of a wrong type.")
     if value in _GAVE_UP:
-        raise UpstreamError("the upstream gave up on the answer")
+        raise UpstreamError("The model's server gave up on the answer.")
     return _FINISH_REASONS.get(value, FinishReason.STOP)
 
 
@@ -178,13 +178,13 @@ def read_texts(value: object) -> Iterable[str]:
         yield value
         return
     if not isinstance(value, list):
-        raise UpstreamError("the upstream sent content of a wrong type")
+        raise UpstreamError("The model's server sent content of a wrong type.")
     for part in value:
         text = part.get("text") if isinstance(part, dict) else part
         if isinstance(text, str):
             yield text
         elif text is not None or not isinstance(part, dict):
-            raise UpstreamError("the upstream sent content of a wrong type")
+            raise UpstreamError("The model's server sent content of a wrong type.")
 
 
 def read_reasoning(delta: Delta) -> list[str]:

@@ -237,8 +237,8 @@ def _is_readable(frame: SseFrame) -> bool:
 
 
 def _cut_short() -> UpstreamError:
-    return UpstreamError("the upstream ended its answer without a finish reason")
+    return UpstreamError("The model's server ended its answer without a finish reason.")
 
 
 def _too_large() -> UpstreamError:
-    return UpstreamError("the upstream sent an answer that is too large")
+    return UpstreamError("The model's server sent an answer that is too large.")

@@ -111,7 +111,7 @@ class ToolCallAssembler:
         fragments: list[ToolCallFragment] = []
         for call in self._calls:
             if call.name is None:
-                raise UpstreamError("the upstream sent a tool call without a name")
+                raise UpstreamError("The model's server sent a tool call without a name.")
             if call.call_id is None:
                 call.call_id = synthetic_call_id(self._step_id, call.position)
                 fragments += self._let_out(call, "")
@@ -157,7 +157,7 @@ class ToolCallAssembler:
 
     def _begin_call(self) -> _Call:
         if len(self._calls) == self._calls_max:
-            raise UpstreamError("the upstream sent too many tool calls in one turn")
+            raise UpstreamError("The model's server sent too many tool calls in one turn.")
         call = _Call(len(self._calls))
         self._calls.append(call)
         return call
@@ -200,4 +200,4 @@ def _is_second(given: str | None, known: str | None) -> bool:
 
 
 def _malformed() -> UpstreamError:
-    return UpstreamError("the upstream sent a tool call of a wrong shape")
+    return UpstreamError("The model's server sent a tool call of a wrong shape.")

@@ -30,6 +30,8 @@ _ESCAPE = re.compile(
 )
 _BOM = b"\xef\xbb\xbf"
 _PATH_CHARS_MAX = 200
+_PATH_BODY_BYTES_MAX = 256 * 1024
+"""In larger bodies the path to a NUL is not looked for: 16 MiB of it would take seconds."""
 _NUL = "Keys and texts must not hold the character NUL (U+0000)."
 
 
@@ -55,18 +57,24 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub("�", text)
 
 
-def decode_strict(body: bytes, *, depth_max: int) -> object:
+def decode_strict(body: bytes, *, depth_max: int, brackets_max: int) -> object:
     """The value of a client's JSON *body*.
 
     Args:
         body: UTF-8 without a BOM; its length was bounded by whoever read it.
         depth_max: How many arrays and objects may lie within one another.
+        brackets_max: How many opening brackets the body may hold, so that decoding it takes no seconds.
 
     Raises:
         InvalidRequest: It is not JSON, too deep, or holds a NUL, a lone surrogate or a number beyond a double.
     """
     message: str | None = None
     value: object = None
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > brackets_max:
+        raise InvalidRequest(
+            f"The body holds too many arrays and objects: at most {brackets_max} are allowed.", code="invalid_json"
+        )
     try:
         value = _DECODER.decode(body)
     except RecursionError:
@@ -77,10 +85,10 @@ def decode_strict(body: bytes, *, depth_max: int) -> object:
         message = _explain(body, error)
     if message is not None:  # raised here, so that no exception in the chain holds the body
         raise InvalidRequest(message, code="invalid_json")
-    may_be_deep = body.count(b"[") + body.count(b"{") > depth_max
+    may_be_deep = brackets > depth_max
     may_have_nul = b"\\u0000" in body
     if may_be_deep or may_have_nul:
-        _check_tree(value, depth_max)
+        _check_tree(value, depth_max, names_path=len(body) <= _PATH_BODY_BYTES_MAX)
     return value
 
 
@@ -101,7 +109,7 @@ def _too_deep(depth_max: int) -> str:
     return f"The body is nested too deeply; at most {depth_max} levels are allowed."
 
 
-def _check_tree(root: object, depth_max: int) -> None:
+def _check_tree(root: object, depth_max: int, *, names_path: bool) -> None:
     """Refuse what lies too deep and texts with a NUL; level by level, so that depth costs no recursion."""
     level: list[Any] = [root]
     depth = 1
@@ -109,12 +117,12 @@ def _check_tree(root: object, depth_max: int) -> None:
         below: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                raise InvalidRequest(_NUL, param=_path_to_nul(root))
+                raise InvalidRequest(_NUL, param=_path_to_nul(root) if names_path else None)
             if depth > depth_max:
                 raise InvalidRequest(_too_deep(depth_max), code="invalid_json")
             if isinstance(value, dict):
                 if any(map(_is_nul_text, value)):
-                    raise InvalidRequest(_NUL, param=_path_to_nul(root))
+                    raise InvalidRequest(_NUL, param=_path_to_nul(root) if names_path else None)
                 below.extend(value.values())
             else:
                 below.extend(value)

@@ -64,7 +64,7 @@ class SseEventTooLarge(UpstreamError):
     """
 
     def __init__(self, frames: list[SseFrame]) -> None:
-        super().__init__("the upstream sent an event that is too large")
+        super().__init__("The model's server sent an event that is too large.")
         self.frames = frames
 
 

@@ -31,6 +31,7 @@ ABANDONED = ResponseError(
 _STEP_TERMINAL = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELED})
 _HTTP_STATUS_MIN = 100
 _HTTP_STATUS_MAX = 599
+_BIGINT_MAX = 2**63 - 1
 
 
 @attrs.frozen(kw_only=True)
@@ -237,10 +238,10 @@ def check_usage(record: UsageRecord) -> None:
     """Refuse what the CHECK constraints of ``usage_records`` refuse.
 
     Raises:
-        StoreError: A count is negative.
+        StoreError: A count is negative, or beyond a ``bigint``.
     """
     counts = (record.input_tokens, record.cached_tokens, record.reasoning_tokens, record.output_tokens)
-    if any(count is not None and count < 0 for count in counts):
+    if any(count is not None and not 0 <= count <= _BIGINT_MAX for count in counts):
         raise refusal("a CHECK constraint of usage_records")
 
 

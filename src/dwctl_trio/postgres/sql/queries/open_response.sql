@@ -15,4 +15,4 @@ first_step as (
     insert into response_steps (id, response_id, sequence, kind, state, started_at)
     select :step_id, opened.id, 1, 'model_call', 'processing', dwctl_now() from opened
 )
-select extract(epoch from opened.created_at)::bigint as created_at from opened
+select floor(extract(epoch from opened.created_at))::bigint as created_at from opened

@@ -1,0 +1,218 @@
+"""The fake against the real one: whatever processes do and however time passes, both databases hold the same.
+
+After every command both hold the same rows, answer the same, and keep the invariants I1 (one ending for each response)
+and I2 (terminal is for ever) of the design.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import attrs
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.conformance.conftest import LIMITS, Lab, MemoryLab, Snapshot, open_postgres_lab
+from tests.conformance.responses import ENDINGS, OWNER, make_finished, make_new, make_request
+
+from dwctl_trio.domain.errors import DwctlError
+from dwctl_trio.domain.lifecycle import LEASED_STATES, ROW_MOVES, TERMINAL_STATES
+from dwctl_trio.domain.request import ServiceTier
+from dwctl_trio.domain.response import ErrorType
+from dwctl_trio.domain.steps import StepState
+from dwctl_trio.ports import NewResponse
+from dwctl_trio.testing.faulty_store import Store
+
+PROCESSES = 3
+RESPONSES = 4
+STEPS_S = (LIMITS.lease_s * 0.24, LIMITS.lease_s * 0.48, LIMITS.lease_s + 30)
+"""No sum of them comes within 20 s of a lease, so that a slow machine cannot tip the balance."""
+
+
+@attrs.frozen
+class Act:
+    """One process does something with one response."""
+
+    verb: str
+    process: int = 0
+    response: int = 0
+    choice: int = 0
+    """What else the verb wants to know."""
+
+
+@attrs.frozen
+class Pass:
+    """Time passes."""
+
+    seconds: float
+
+
+Command: TypeAlias = Act | Pass
+
+_processes = st.integers(0, PROCESSES - 1)
+_responses = st.integers(0, RESPONSES - 1)
+
+
+def acts(verb: str, choices: int = 1) -> st.SearchStrategy[Command]:
+    return st.builds(Act, st.just(verb), _processes, _responses, st.integers(0, choices - 1))
+
+
+COMMANDS = st.one_of(
+    acts("open", choices=6),
+    acts("open", choices=6),
+    acts("finish", choices=2 * len(ENDINGS)),
+    acts("finish", choices=len(ENDINGS)),
+    acts("renew", choices=2**RESPONSES),
+    acts("rescue", choices=2),
+    acts("delete", choices=2),
+    acts("read", choices=2),
+    acts("chain", choices=2),
+    acts("register"),
+    acts("stop"),
+    st.sampled_from(STEPS_S).map(Pass),
+)
+
+
+@attrs.define
+class Machine:
+    """One database, with the processes on it and the responses that they work on."""
+
+    lab: Lab
+    stores: list[Store] = attrs.field(init=False)
+    sweepers: list[Store] = attrs.field(init=False)
+    """The same, one row a sweep."""
+    news: dict[int, NewResponse] = attrs.Factory(dict)
+    """By place, what was opened there."""
+    deleted: int = 0
+    """Deletions so far: an id is never used again, as no uuid is."""
+
+    def __attrs_post_init__(self) -> None:
+        self.stores = [self.lab.open_process() for _ in range(PROCESSES)]
+        self.sweepers = [self.lab.open_process(attrs.evolve(LIMITS, rescue_rows=1)) for _ in range(PROCESSES)]
+
+    async def run(self, command: Command) -> object:
+        """What the command gives, an error being a result like any other."""
+        if isinstance(command, Pass):
+            return await self.lab.advance_clock(command.seconds)
+        try:
+            return await self._act(command)
+        except DwctlError as error:
+            return type(error)
+
+    async def _act(self, act: Act) -> object:
+        store, response_id = self.stores[act.process], self._id(act.response)
+        owner = (OWNER, "red")[act.choice % 2]
+        match act.verb:
+            case "open":
+                new = _new(response_id, act.choice)
+                await store.open_response(new)
+                self.news[act.response] = new
+                return None
+            case "finish":
+                epoch, ending = divmod(act.choice, len(ENDINGS))
+                new = self.news.get(act.response) or _new(response_id, 0)
+                return await store.finish_response(make_finished(new, ENDINGS[ending], epoch=1 + epoch))
+            case "renew":
+                named = {self._id(place) for place in range(RESPONSES) if act.choice >> place & 1}
+                return await store.renew_leases(named)
+            case "rescue":
+                return sorted(await (self.sweepers if act.choice else self.stores)[act.process].rescue_expired())
+            case "delete":
+                is_deleted = await store.delete_response(response_id, owner)
+                if is_deleted:
+                    del self.news[act.response]
+                    self.deleted += 1
+                return is_deleted
+            case "read":
+                stored = await store.read_response(response_id, owner)
+                return stored and attrs.evolve(stored, created_at=0)
+            case "chain":
+                return list(await store.read_chain(response_id, owner))
+            case "register":
+                return await store.register_process()
+            case "stop":
+                return await store.stop_process()
+        raise AssertionError(act)
+
+    def _id(self, place: int) -> UUID:
+        """Of what was opened there, or would be."""
+        new = self.news.get(place)
+        return UUID(int=2 * (place + RESPONSES * self.deleted + 1)) if new is None else new.response_id
+
+
+def _new(response_id: UUID, choice: int) -> NewResponse:
+    tier = (ServiceTier.AUTO, ServiceTier.PRIORITY, ServiceTier.FLEX)[choice % 3]
+    return make_new(make_request(f"hello {choice}", store=choice < 5, tier=tier), response_id=response_id)
+
+
+def check_ending(snapshot: Snapshot) -> None:
+    """I1 as far as one look can tell: a row is under way with an owner, or has ended, once, and its call is metered."""
+    for row in snapshot.rows.values():
+        assert (row.state in LEASED_STATES) != (row.state in TERMINAL_STATES)
+        (step,) = snapshot.steps_of(row.id)
+        assert (row.state in TERMINAL_STATES) == (step.state is not StepState.PROCESSING)
+        assert (row.state in TERMINAL_STATES) == (step.id in snapshot.usage)
+        written_by_worker = row.error is None or row.error.type is not ErrorType.STEP_ABANDONED
+        ended_by_worker = row.state in TERMINAL_STATES and written_by_worker
+        assert (row.id in snapshot.events) == (row.response is not None) == (ended_by_worker and row.store)
+
+
+def check_moves(before: Snapshot, after: Snapshot) -> None:
+    """I2: no column of a terminal row, its step, its events or its usage changes, and others only move by the table."""
+    for row in before.rows.values():
+        now = after.rows.get(row.id)
+        assert now is not None or row.state in TERMINAL_STATES, "only a terminal row may be deleted"
+        if row.state in TERMINAL_STATES and now is not None:
+            assert now == row
+            assert after.steps_of(row.id) == before.steps_of(row.id)
+            assert after.events.get(row.id) == before.events.get(row.id)
+        elif now is not None and now.state is not row.state:
+            assert now.state in ROW_MOVES[row.state].values()
+            assert now.epoch == row.epoch + 1
+    assert before.usage.items() <= after.usage.items()
+
+
+async def compare(dsn: str, commands: Sequence[Command]) -> None:
+    async with open_postgres_lab(dsn) as postgres:
+        machines = [Machine(MemoryLab()), Machine(postgres)]
+        snapshots = [await machine.lab.snapshot() for machine in machines]
+        for command in commands:
+            results = [await machine.run(command) for machine in machines]
+            assert results[0] == results[1], command
+            before, snapshots = snapshots, [await machine.lab.snapshot() for machine in machines]
+            assert snapshots[0].without_moments() == snapshots[1].without_moments(), command
+            for earlier, later in zip(before, snapshots, strict=True):
+                check_moves(earlier, later)
+                check_ending(later)
+        await check_nothing_is_stuck(machines)
+
+
+async def check_nothing_is_stuck(machines: Sequence[Machine]) -> None:
+    """I1 at last: after a lease and a sweep no warm response is under way."""
+    for machine in machines:
+        await machine.lab.advance_clock(LIMITS.lease_s + 30)
+        await machine.stores[0].rescue_expired()
+        snapshot = await machine.lab.snapshot()
+        check_ending(snapshot)
+        under_way = [row for row in snapshot.rows.values() if row.state not in TERMINAL_STATES]
+        assert all(row.service_tier == "flex" for row in under_way)
+
+
+def run_comparison(dsn: str, commands: Sequence[Command]) -> None:
+    run: Callable[..., Any] = compare
+    trio.run(run, dsn, commands)
+
+
+@pytest.mark.slow
+@given(commands=st.lists(COMMANDS, min_size=15, max_size=30))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_both_stores_do_the_same_whatever_happens(conformance_dsn, commands):
+    run_comparison(conformance_dsn, commands)
+
+
+@pytest.mark.long
+@given(commands=st.lists(COMMANDS, min_size=15, max_size=80))
+@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_both_stores_do_the_same_whatever_happens_for_longer(conformance_dsn, commands):
+    run_comparison(conformance_dsn, commands)

@@ -1,0 +1,228 @@
+"""The response object: every field that clients require, always; items, parts and turns there and back."""
+
+from typing import Any
+from uuid import UUID
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import Response as SdkResponse
+
+from dwctl_trio.domain.items import (
+    FunctionCall,
+    ItemStatus,
+    Message,
+    OutputItem,
+    Reasoning,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+)
+from dwctl_trio.domain.request import InputMessage, InputPart, PartKind, ResponseRequest, Role
+from dwctl_trio.domain.response import (
+    TERMINAL_STATUSES,
+    ErrorCode,
+    ErrorType,
+    IncompleteReason,
+    Response,
+    ResponseError,
+    ResponseStatus,
+)
+from dwctl_trio.domain.turn import FinishReason, ModelTurn
+from dwctl_trio.domain.usage import Usage
+from dwctl_trio.protocol import json
+from dwctl_trio.protocol.response_object import (
+    parse_item,
+    parse_items,
+    parse_part,
+    parse_turn,
+    render_item,
+    render_part,
+    render_response,
+    render_turn,
+    render_usage,
+)
+from dwctl_trio.testing.request_strategies import response_requests, texts
+
+OPEN_RESPONSES_REQUIRED = {
+    *("id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id"),
+    *("instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p"),
+    *("presence_penalty", "frequency_penalty", "top_logprobs", "temperature", "reasoning", "usage"),
+    *("max_output_tokens", "max_tool_calls", "store", "background", "service_tier", "metadata"),
+    *("safety_identifier", "prompt_cache_key"),
+}
+MAY_BE_NULL = {
+    *("completed_at", "incomplete_details", "previous_response_id", "instructions", "error", "reasoning", "usage"),
+    *("max_output_tokens", "max_tool_calls", "safety_identifier", "prompt_cache_key", "user"),
+}
+REQUIRED_OF_ITEM = {
+    "message": {"type", "id", "status", "role", "content"},
+    "reasoning": {"type", "id", "status", "summary", "content"},
+    "function_call": {"type", "id", "call_id", "name", "arguments", "status"},
+}
+
+statuses = st.sampled_from(ItemStatus)
+identifiers = st.text("abc123_", min_size=1, max_size=8)
+text_parts = st.builds(TextPart, text=texts())
+refusal_parts = st.builds(RefusalPart, refusal=texts())
+reasoning_parts = st.builds(ReasoningPart, text=texts())
+parts = text_parts | refusal_parts | reasoning_parts
+messages = st.builds(
+    Message, id=identifiers, status=statuses, content=st.lists(text_parts | refusal_parts, max_size=3).map(tuple)
+)
+thoughts = st.builds(
+    Reasoning, id=identifiers, status=statuses, content=st.lists(reasoning_parts, max_size=3).map(tuple)
+)
+calls = st.builds(
+    FunctionCall, id=identifiers, status=statuses, call_id=identifiers, name=identifiers, arguments=texts()
+)
+items: st.SearchStrategy[OutputItem] = messages | thoughts | calls
+outputs = st.lists(items, max_size=3).map(tuple)
+counts = st.integers(0, 2**40)
+usages = st.builds(
+    Usage,
+    input_tokens=counts,
+    output_tokens=counts,
+    cached_tokens=st.none() | counts,
+    reasoning_tokens=st.none() | counts,
+)
+turns = st.builds(
+    ModelTurn, items=outputs, finish_reason=st.none() | st.sampled_from(FinishReason), usage=st.none() | usages
+)
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> Response:
+    status = draw(st.sampled_from(ResponseStatus))
+    error = ResponseError(type=draw(st.sampled_from(ErrorType)), code=draw(st.sampled_from(ErrorCode)), message="why")
+    return Response(
+        id=draw(st.uuids()),
+        created_at=draw(counts),
+        request=draw(response_requests()),
+        status=status,
+        output=draw(outputs),
+        usage=draw(st.none() | usages),
+        error=error if status is ResponseStatus.FAILED else None,
+        incomplete_reason=draw(st.sampled_from(IncompleteReason)) if status is ResponseStatus.INCOMPLETE else None,
+        completed_at=draw(counts) if status is ResponseStatus.COMPLETED else None,
+    )
+
+
+def on_the_wire(rendered: object) -> Any:
+    return msgspec.json.decode(json.encode(rendered))
+
+
+@given(response=responses())
+def test_every_field_that_the_specification_requires_is_there(response: Response) -> None:
+    rendered = on_the_wire(render_response(response))
+
+    assert rendered.keys() >= OPEN_RESPONSES_REQUIRED
+    assert {name for name, value in rendered.items() if value is None} <= MAY_BE_NULL
+    assert rendered["object"] == "response"
+    assert rendered["service_tier"] == "default"
+    for item in rendered["output"]:
+        assert item.keys() >= REQUIRED_OF_ITEM[item["type"]]
+
+
+@given(response=responses())
+def test_the_official_sdks_strict_types_accept_it(response: Response) -> None:
+    parsed = SdkResponse.model_validate(on_the_wire(render_response(response)), strict=True)
+
+    assert parsed.id == f"resp_{response.id}"
+    assert parsed.output_text == "".join(
+        part.text
+        for item in response.output
+        if isinstance(item, Message)
+        for part in item.content
+        if isinstance(part, TextPart)
+    )
+    assert (parsed.usage is None) == (response.usage is None)
+
+
+@given(response=responses())
+def test_what_was_asked_is_echoed(response: Response) -> None:
+    request, rendered = response.request, on_the_wire(render_response(response))
+
+    for name in ("model", "instructions", "store", "background", "user", "safety_identifier", "prompt_cache_key"):
+        assert rendered[name] == getattr(request, name)
+    assert rendered["metadata"] == dict(request.metadata)
+    assert list(rendered["metadata"]) == [key for key, _ in request.metadata]
+    assert rendered["temperature"] == (1.0 if request.temperature is None else request.temperature)
+    assert rendered["text"].get("verbosity") == request.verbosity
+
+
+@given(response=responses())
+def test_status_error_and_reason_are_what_the_response_says(response: Response) -> None:
+    rendered = on_the_wire(render_response(response))
+
+    assert rendered["status"] == response.status.value
+    assert (rendered["error"] is not None) == (response.error is not None)
+    assert (rendered["incomplete_details"] is not None) == (response.incomplete_reason is not None)
+    assert rendered["completed_at"] == response.completed_at
+
+
+def make_opening() -> Response:
+    message = InputMessage(role=Role.USER, content=(InputPart(kind=PartKind.INPUT_TEXT, text="hello"),))
+    request = ResponseRequest(model="gpt-4o", input=(message,))
+    return Response(id=UUID(int=1), created_at=1, request=request, status=ResponseStatus.IN_PROGRESS)
+
+
+def test_an_error_shows_clients_its_code_and_never_its_kind() -> None:
+    error = ResponseError(type=ErrorType.STEP_ABANDONED, code=ErrorCode.SERVER_ERROR, message="why")
+    opening = make_opening()
+
+    rendered = render_response(attrs.evolve(opening, status=ResponseStatus.FAILED, error=error))
+
+    assert rendered["error"] == {"code": "server_error", "message": "why"}
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
+def test_the_terminal_statuses_are_those_of_openai(status: str) -> None:
+    assert status in {"completed", "incomplete", "failed", "cancelled"}
+
+
+@given(item=items)
+def test_an_item_that_was_rendered_is_parsed_to_itself(item: OutputItem) -> None:
+    assert parse_item(on_the_wire(render_item(item))) == item
+
+
+@given(output=outputs)
+def test_items_keep_their_order(output: tuple[OutputItem, ...]) -> None:
+    assert parse_items(on_the_wire([render_item(item) for item in output])) == output
+
+
+@given(part=parts)
+def test_a_part_that_was_rendered_is_parsed_to_itself(part: TextPart | RefusalPart | ReasoningPart) -> None:
+    assert parse_part(on_the_wire(render_part(part))) == part
+
+
+@given(turn=turns)
+def test_a_turn_that_was_stored_is_read_as_it_was(turn: ModelTurn) -> None:
+    assert parse_turn(on_the_wire(render_turn(turn))) == turn
+
+
+@given(usage=usages)
+def test_usage_has_every_number_that_the_sdk_demands_and_they_add_up(usage: Usage) -> None:
+    rendered = render_usage(usage)
+
+    assert rendered == {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def test_unknown_usage_is_null_and_not_zero() -> None:
+    assert render_usage(None) is None
+
+
+@pytest.mark.parametrize("rendered", [{"type": "new_item", "id": "x", "status": "completed"}])
+def test_an_item_that_we_never_write_is_not_guessed(rendered: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="new_item"):
+        parse_item(rendered)
+    with pytest.raises(ValueError, match="new_item"):
+        parse_part(rendered)
