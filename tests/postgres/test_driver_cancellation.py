@@ -103,6 +103,18 @@ async def test_a_savepoint_that_is_cancelled_leaves_the_transaction_around_it_al
     assert [row["a"] for row in await connection.fetch("SELECT a FROM t")] == [1, 3]
 
 
+async def test_a_savepoint_that_was_never_made_does_not_cost_the_connection(connection):
+    with pytest.raises(asyncpg.InFailedSQLTransactionError):
+        async with connection.transaction():
+            with trio.move_on_after(0.02):
+                await connection.execute("SELECT pg_sleep(60)")
+            with CancelAtStep(0):  # while the connection still settles, so that SAVEPOINT has not been sent
+                async with connection.transaction():
+                    pytest.fail("the block was entered")
+            await connection.execute("SELECT 1")
+    assert await connection.fetchval("SELECT 1") == 1
+
+
 async def test_an_error_beside_a_cancelled_statement_arrives_alone(connection):
     async def fail():
         raise LookupError("the reason")

@@ -110,6 +110,7 @@ async def test_a_paused_reader_gets_nothing_until_it_resumes_then_everything():
         protocol = Recorder()
         transport, peer = await open_pair(loop, protocol)
         async with peer:
+            await trio.testing.wait_all_tasks_blocked()  # the reader waits for the socket already
             transport.pause_reading()
             await peer.send_all(b"held back")
             await trio.testing.wait_all_tasks_blocked()
@@ -119,6 +120,20 @@ async def test_a_paused_reader_gets_nothing_until_it_resumes_then_everything():
             await peer.send_eof()
             await protocol.lost.wait()
         assert protocol.received == b"held back"
+
+
+async def test_nothing_is_received_any_more_while_closing_still_sends():
+    async with open_guest_loop() as loop:
+        protocol = Recorder()
+        transport, peer = await open_pair(loop, protocol)
+        async with peer:
+            await trio.testing.wait_all_tasks_blocked()
+            loop.enter(transport.write, b"x" * 1_000_000)
+            loop.enter(transport.close)
+            await peer.send_all(b"too late")
+            await trio.testing.wait_all_tasks_blocked()
+            assert protocol.events == ["pause"]
+            assert protocol.received == b""
 
 
 async def test_closing_sends_what_is_left_first():
@@ -148,6 +163,20 @@ async def test_aborting_closes_at_once_and_only_once():
             await trio.testing.wait_all_tasks_blocked()
         assert protocol.events.count("lost") == 1
         assert transport.has_unread()
+
+
+async def test_the_protocol_learns_of_the_end_only_after_the_call_that_caused_it():
+    async with open_guest_loop() as loop:
+        protocol = Recorder()
+        transport, peer = await open_pair(loop, protocol)
+
+        def abort_and_look():
+            transport.abort()
+            return list(protocol.events)
+
+        async with peer:
+            assert loop.enter(abort_and_look) == []
+            assert protocol.events == ["lost"]
 
 
 async def test_closing_in_the_same_step_as_a_read_is_safe():

@@ -76,7 +76,7 @@ class GuestTransport(asyncio.Transport):
                     await self._reading_resumed.wait()
                     continue
                 await trio.lowlevel.wait_readable(self._sock)
-                if self._sock is not None and self.is_reading() and not self._loop.enter(self._read):
+                if self.is_reading() and not self._loop.enter(self._read):
                     return
         except trio.ClosedResourceError:
             return
