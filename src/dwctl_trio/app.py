@@ -3,7 +3,7 @@
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from uuid import uuid4
 
@@ -24,6 +24,7 @@ from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.postgres.migrate import check_schema_version, migrate
 from dwctl_trio.postgres.pool import Pool, open_pool
 from dwctl_trio.postgres.store import PostgresStore
+from dwctl_trio.postgres.trio_asyncpg import connect
 from dwctl_trio.upstream.client import open_upstreams
 
 _log = structlog.get_logger(__name__)
@@ -43,19 +44,18 @@ async def open_database(config: Config, *, migrating: bool | None = None) -> Asy
     """
     limits = config.limits
     async with _open_dsn(config) as dsn, open_guest_loop() as loop:
-        pool = open_pool(
+        async with aclosing(await connect(loop, dsn, call_s=limits.migration_s)) as connection:
+            if migrating or (migrating is None and config.database_url is None):
+                await migrate(connection)
+            await check_schema_version(connection)
+        async with open_pool(
             loop,
             dsn,
             connections_max=limits.store_connections,
             wait_s=limits.store_wait_s,
             call_s=limits.store_call_s,
-        )
-        async with pool as connections:
-            async with connections.connection() as connection:
-                if migrating or (migrating is None and config.database_url is None):
-                    await migrate(connection)
-                await check_schema_version(connection)
-            yield connections
+        ) as pool:
+            yield pool
 
 
 @asynccontextmanager

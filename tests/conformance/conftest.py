@@ -1,7 +1,7 @@
 """One database of either kind, several processes on it, and a look at all that it holds."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from uuid import UUID
@@ -242,20 +242,25 @@ async def open_postgres_lab(dsn: str) -> AsyncIterator[PostgresLab]:
             yield PostgresLab(connections, clock)
 
 
-@pytest.fixture(scope="session")
-def conformance_dsn(postgres_server: EmbeddedPostgres) -> Iterator[str]:
-    """A migrated database; every test empties it first."""
-    dsn = postgres_server.dsn.replace("/postgres?", "/conformance?")
+def create_database(server: EmbeddedPostgres, name: str) -> str:
+    """A new, migrated database; it goes with its server."""
+    dsn = server.dsn.replace("/postgres?", f"/{name}?")
 
     async def create() -> None:
         async with open_guest_loop() as loop:
-            connection = await connect(loop, postgres_server.dsn, call_s=CALL_S)
-            await connection.execute("create database conformance template template0")
+            connection = await connect(loop, server.dsn, call_s=CALL_S)
+            await connection.execute(f"create database {name} template template0")
             connection = await connect(loop, dsn, call_s=CALL_S)
             await migrate(connection)
 
     trio.run(create)
-    yield dsn
+    return dsn
+
+
+@pytest.fixture(scope="session")
+def conformance_dsn(postgres_server: EmbeddedPostgres) -> str:
+    """A migrated database; every test empties it first."""
+    return create_database(postgres_server, "conformance")
 
 
 @pytest.fixture(params=["memory", "postgres"])

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from dwctl_trio.domain.errors import StoreError
 from dwctl_trio.ports import ApiKey
 
 
@@ -52,6 +53,13 @@ async def test_a_key_is_revoked_once_and_only_by_its_whole_prefix(lab):
     assert await keys.revoke_key("%") is None
     assert await keys.revoke_key(key[:15]) == "blue"
     assert await keys.revoke_key(key[:15]) is None
+
+
+async def test_a_key_of_nobody_is_refused(lab):
+    keys = lab.open_keys()
+    with pytest.raises(StoreError):
+        await keys.create_key("")
+    assert list(await keys.list_keys()) == []
 
 
 async def test_two_keys_of_one_owner_differ(lab):

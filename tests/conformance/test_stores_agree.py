@@ -206,7 +206,7 @@ def run_comparison(dsn: str, commands: Sequence[Command]) -> None:
 
 @pytest.mark.slow
 @given(commands=st.lists(COMMANDS, min_size=15, max_size=30))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_both_stores_do_the_same_whatever_happens(conformance_dsn, commands):
     run_comparison(conformance_dsn, commands)
 

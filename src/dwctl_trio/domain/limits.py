@@ -94,6 +94,8 @@ class Limits:
     """For a free connection, and for a new one to open; then the store counts as unavailable."""
     store_call_s: float = _bounded(5.0, minimum=0.05, maximum=60.0)
     """For one statement; all of them are by key and take about a millisecond."""
+    migration_s: float = _bounded(600.0, minimum=1.0, maximum=86400.0)
+    """For one migration, or the wait for another process's; later ones may rewrite a large table."""
     terminal_write_s: float = _bounded(10.0, minimum=0.1, maximum=60.0)
     """For the shielded terminal write with its retries; afterwards the rescuer ends the row."""
     terminal_retry_s: float = _bounded(0.25, minimum=0.01, maximum=5.0)

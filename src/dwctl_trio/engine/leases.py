@@ -22,6 +22,9 @@ from dwctl_trio.ports import LeaseStore
 
 _log = structlog.get_logger(__name__)
 
+_RETRY_S = 1.0
+"""Between two tries to renew while the store is down."""
+
 
 @attrs.define(eq=False)
 class Attempt:
@@ -112,18 +115,29 @@ async def run_lease_renewal(store: LeaseStore, live: LiveResponses, limits: Limi
     renewed_at = trio.current_time()
     while True:
         expected, begun_at = live.opened(), trio.current_time()
-        try:
-            renewed = await store.renew_leases(expected)
-        except StoreError as error:
-            _log.warning("lease_renewal_failed", reason=str(error), since_s=round(begun_at - renewed_at, 1))
-            if trio.current_time() - renewed_at >= limits.lease_give_up_s:
-                live.stop_all(lambda: LeaseLost("the leases of this process could not be renewed in time"))
-            await trio.sleep(min(1.0, limits.lease_renewal_s))
+        give_up_at = renewed_at + limits.lease_give_up_s
+        renewed: frozenset[UUID] | None = None
+        with trio.move_on_at(max(give_up_at, begun_at + limits.lease_renewal_s)):
+            renewed = await _try_to_renew(store, expected)
+        if renewed is not None:
+            renewed_at = begun_at
+            for response_id in expected - renewed:
+                live.stop(response_id, LeaseLost("the row is no longer this process's"))
+            await trio.sleep(limits.lease_renewal_s)
             continue
-        renewed_at = begun_at
-        for response_id in expected - renewed:
-            live.stop(response_id, LeaseLost("the row is no longer this process's"))
-        await trio.sleep(limits.lease_renewal_s)
+        if trio.current_time() >= give_up_at:
+            for response_id in live.opened():  # the others hold no lease yet, and hear of the database themselves
+                live.stop(response_id, LeaseLost("the leases of this process could not be renewed in time"))
+        await trio.sleep(min(_RETRY_S, limits.lease_renewal_s))
+
+
+async def _try_to_renew(store: LeaseStore, response_ids: frozenset[UUID]) -> frozenset[UUID] | None:
+    """Those of *response_ids* whose leases were renewed; None if the store cannot do it now."""
+    try:
+        return await store.renew_leases(response_ids)
+    except StoreError as error:
+        _log.warning("lease_renewal_failed", reason=str(error))
+        return None
 
 
 async def run_rescuer(store: LeaseStore, limits: Limits) -> NoReturn:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import trio
 
-from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError
+from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError, StoreUnavailable
 from dwctl_trio.domain.events import ResponseCreated, ResponseInProgress
 from dwctl_trio.domain.failures import Failure
 from dwctl_trio.domain.response import Cancelled, Ending, Response, ResponseStatus
@@ -120,6 +120,9 @@ async def open_scope(services: Services, scope: Scope) -> None:
         pass  # the consumer has left; the loop will meet the same and end the response
     finally:
         scope.opened.set()
+        if scope.opening is None:  # nobody may be told anything, so nothing of the upstream is worth waiting for
+            reason = StoreUnavailable("the response's row could not be opened")
+            services.live.stop(scope.new.response_id, reason)
 
 
 async def run_scope(services: Services, scope: Scope) -> Response:

@@ -5,10 +5,12 @@ Rule 2: the server refuses a database whose version is not exactly its own, and 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 
+import asyncpg
 import attrs
 
 from dwctl_trio.domain.errors import StoreError
@@ -60,7 +62,13 @@ async def migrate(connection: Connection) -> int:
 
     Raises:
         SchemaVersionError: The database is newer than this release.
+        StoreError: PostgreSQL refuses: a right is missing, or the database holds tables of somebody else.
     """
+    with _refusals():
+        return await _apply_missing(connection)
+
+
+async def _apply_missing(connection: Connection) -> int:
     async with connection.transaction():
         await connection.fetchval(load_query("lock_migrations").text, _LOCK)
         version = await read_schema_version(connection)
@@ -77,13 +85,25 @@ async def check_schema_version(connection: Connection) -> None:
 
     Raises:
         SchemaVersionError: It is older or newer.
+        StoreError: PostgreSQL does not let us look.
     """
-    version, expected = await read_schema_version(connection), len(load_migrations())
+    expected = len(load_migrations())
+    with _refusals():
+        version = await read_schema_version(connection)
     _refuse_newer(version)
     if version < expected:
         raise SchemaVersionError(
             f"The database has schema version {version}, this release needs {expected}. Run: dwctl-trio migrate"
         )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell the operator, who alone gets to see this, what PostgreSQL says."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise StoreError(f"PostgreSQL refused the schema: {error} ({error.sqlstate})") from error
 
 
 def _refuse_newer(version: int) -> None:

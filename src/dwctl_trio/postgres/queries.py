@@ -2,14 +2,19 @@
 
 Rule 1: no SQL outside ``sql/``; a file's first line is ``-- name``, its second says what it is for.
 Rule 2: ``:name`` is a parameter wherever it stands in the statement; ``::type`` is PostgreSQL's cast.
+Rule 3: a statement that PostgreSQL refuses is a StoreError, for whoever sent it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 
+import asyncpg
 import attrs
+
+from dwctl_trio.domain.errors import StoreError
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 _COMMENT = re.compile(r"--[^\n]*")
@@ -66,3 +71,16 @@ def load_query(name: str) -> Query:
     query = parse_query(source)
     assert query.name == name, f"the file of {name} calls itself {query.name}"
     return query
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Translate what PostgreSQL says of the statement *name*; its words go to the log's traceback only.
+
+    Raises:
+        StoreError: PostgreSQL refused the statement.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise StoreError(f"PostgreSQL refused the statement {name} ({error.sqlstate})") from error

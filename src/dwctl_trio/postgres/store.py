@@ -9,17 +9,15 @@ Source: the design's page on states and leases.
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
-from dwctl_trio.domain.errors import Conflict, LeaseLost, StoreError
+from dwctl_trio.domain.errors import Conflict, LeaseLost
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
@@ -27,7 +25,7 @@ from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, Step
 from dwctl_trio.domain.turn import ModelTurn
 from dwctl_trio.ports import FinishedResponse, NewResponse, StoredResponse
 from dwctl_trio.postgres.pool import Pool
-from dwctl_trio.postgres.queries import load_query
+from dwctl_trio.postgres.queries import load_query, refusals
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import parse_request, render_request
 from dwctl_trio.protocol.response_object import parse_turn, render_response, render_turn
@@ -189,29 +187,20 @@ class PostgresStore:
     async def _fetch(self, name: str, values: Mapping[str, object]) -> Sequence[Any]:
         """All rows of a statement that may safely run twice."""
         query = load_query(name)
-        with _refusals(name):
+        with refusals(name):
             return await self._pool.fetch(query.text, *query.arguments(values), retry=True)
 
     async def _fetchrow(self, name: str, values: Mapping[str, object]) -> Any:
         """The first row, or None, of a statement that may safely run twice."""
         query = load_query(name)
-        with _refusals(name):
+        with refusals(name):
             return await self._pool.fetchrow(query.text, *query.arguments(values), retry=True)
 
     async def _write(self, name: str, values: Mapping[str, object]) -> Any:
         """The first value, or None, of a statement that runs once."""
         query = load_query(name)
-        with _refusals(name):
+        with refusals(name):
             return await self._pool.fetchval(query.text, *query.arguments(values))
-
-
-@contextmanager
-def _refusals(name: str) -> Iterator[None]:
-    """Translate what PostgreSQL says of a statement; its words go to the log's traceback only."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise StoreError(f"PostgreSQL refused the statement {name} ({error.sqlstate})") from error
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ import trio
 
 from dwctl_trio.ports import ApiKey
 from dwctl_trio.testing.memory_database import MemoryDatabase
-from dwctl_trio.testing.memory_rows import MemoryKey
+from dwctl_trio.testing.memory_rows import MemoryKey, refusal
 
 _KEY_PREFIX = "sk-dwctl-"
 _SHOWN_CHARACTERS = len(_KEY_PREFIX) + 6
@@ -30,8 +30,10 @@ class MemoryKeyStore:
         return found.key if found is not None and found.revoked_at is None else None
 
     async def create_key(self, owner: str) -> str:
-        """A new key for *owner*."""
+        """A new key for *owner*, who has a name."""
         await trio.lowlevel.checkpoint()
+        if not owner:
+            raise refusal("a CHECK constraint of api_keys")
         key = f"{_KEY_PREFIX}{next(_numbers):06}-of-a-test"
         shown = ApiKey(prefix=key[:_SHOWN_CHARACTERS], owner=owner)
         digest = hashlib.sha256(key.encode()).digest()

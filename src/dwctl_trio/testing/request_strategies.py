@@ -2,8 +2,11 @@
 
 Rule 1: ``response_requests`` draws all that ``parse_request`` can give, and nothing else.
 Rule 2: ``request_bodies`` draws valid bodies, ``spoiled_bodies`` bodies with one thing wrong, or perhaps not.
+
+Each strategy is built once: building one costs more than drawing from it.
 """
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -47,12 +50,14 @@ _WORDS = (
 )
 
 
+@cache
 def texts(*, min_size: int = 0, max_size: int = 20) -> st.SearchStrategy[str]:
     """Any text that a client's JSON can hold: no NUL and no half of a surrogate pair."""
     characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
     return st.text(characters | st.sampled_from('"\\\n\r\u2028\u2029\u0085😀'), min_size=min_size, max_size=max_size)
 
 
+@cache
 def json_values(*, max_leaves: int = 6) -> st.SearchStrategy[Any]:
     """Any JSON value, as decoded; texts and names are often those that mean something in a request."""
     numbers = st.integers(-(2**63), 2**64) | st.floats(allow_nan=False, allow_infinity=False)
@@ -65,12 +70,14 @@ def json_values(*, max_leaves: int = 6) -> st.SearchStrategy[Any]:
     )
 
 
+@cache
 def input_messages() -> st.SearchStrategy[InputMessage]:
     """Messages of every role, with any parts."""
     parts = st.builds(InputPart, kind=st.sampled_from(PartKind), text=texts())
     return st.builds(InputMessage, role=st.sampled_from(Role), content=st.lists(parts, max_size=3).map(tuple))
 
 
+@cache
 def json_schemas() -> st.SearchStrategy[JsonSchema]:
     """Structured outputs with any JSON object as their schema, in the one encoding that we keep it in."""
     schemas = st.dictionaries(texts(max_size=6), json_values(max_leaves=4), max_size=3).map(msgspec.json.encode)
@@ -83,6 +90,7 @@ def json_schemas() -> st.SearchStrategy[JsonSchema]:
     )
 
 
+@cache
 def response_requests() -> st.SearchStrategy[ResponseRequest]:
     """Every validated request."""
     pairs = st.dictionaries(
@@ -120,6 +128,7 @@ def response_requests() -> st.SearchStrategy[ResponseRequest]:
     )
 
 
+@cache
 def request_bodies() -> st.SearchStrategy[dict[str, Any]]:
     """Valid bodies, as decoded."""
     return response_requests().map(lambda request: msgspec.json.decode(json.encode(render_request(request))))

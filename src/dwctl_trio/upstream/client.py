@@ -49,6 +49,10 @@ class Upstreams:
         """Calls of upstream *name* that could begin now without waiting."""
         return self._clients[name].free_places
 
+    def all_places(self, name: str) -> int:
+        """Calls of upstream *name* that may be under way at once."""
+        return self._clients[name].all_places
+
     @asynccontextmanager
     async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
         """See ``ports.Upstream``."""
@@ -100,6 +104,11 @@ class UpstreamClient:
                 **dict(config.headers),
             }
         )
+
+    @property
+    def all_places(self) -> int:
+        """Calls that may be under way at once."""
+        return self._config.max_concurrency
 
     @property
     def free_places(self) -> int:

@@ -90,20 +90,34 @@ create index requests_by_daemon on requests (daemon_id) where daemon_id is not n
 create index requests_by_owner on requests (owner, created_at desc, id desc);
 create unique index requests_by_idempotency_key on requests (owner, idempotency_key) where idempotency_key is not null;
 
--- Terminal is for ever: the last line behind the guards in every statement.
-create function requests_keep_terminal() returns trigger
+-- Terminal is for ever: the last line behind the guards in every statement. Only retention may still change such a row,
+-- and only by emptying what was asked and answered.
+create function dwctl_keep_terminal() returns trigger
 language plpgsql
 as $$
+declare
+    was jsonb := to_jsonb(old);
+    is_now jsonb := to_jsonb(new);
 begin
-    raise exception 'request % is already %', old.id, old.state using errcode = 'object_not_in_prerequisite_state';
+    for i in 0 .. tg_nargs - 1 loop
+        if is_now -> tg_argv[i] = 'null' then
+            was := was - tg_argv[i];
+            is_now := is_now - tg_argv[i];
+        end if;
+    end loop;
+    if was is distinct from is_now then
+        raise exception '% % is already %', tg_table_name, old.id, old.state
+            using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    return new;
 end
 $$;
 
 create trigger requests_terminal_is_for_ever
-before update of state, daemon_id, epoch, response_status, error, finished_at on requests
+before update on requests
 for each row
 when (old.state in ('completed', 'failed', 'canceled'))
-execute function requests_keep_terminal();
+execute function dwctl_keep_terminal('request', 'response');
 
 create table response_steps (
     id uuid primary key,
@@ -130,6 +144,12 @@ create table response_steps (
     ),
     constraint response_steps_error check ((state = 'failed') = (error is not null))
 );
+
+create trigger response_steps_terminal_is_for_ever
+before update on response_steps
+for each row
+when (old.state in ('completed', 'failed', 'canceled'))
+execute function dwctl_keep_terminal('request', 'result');
 
 -- The events of a response as they went over the wire, several in one row.
 create table response_events (

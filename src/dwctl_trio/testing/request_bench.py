@@ -1,0 +1,119 @@
+"""One request after the other through the engine, over any store: what runs in a request's nursery, without HTTP.
+
+The view, the opening, the loop and the SSE writer are the real ones, the upstream is the simulator on a real socket;
+what is left out is the connection, so that a test can cancel the nursery at any step or let the store fail.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import attrs
+import trio
+
+from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.engine.leases import LiveResponses
+from dwctl_trio.engine.scope import ResponseRefused, run_inline_blocking, run_inline_streaming
+from dwctl_trio.engine.state import Services
+from dwctl_trio.http.event_body import EventBody
+from dwctl_trio.ports import NewResponse, ResponseStore
+from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.testing.service import make_config
+from dwctl_trio.testing.simulator import Simulator, open_simulator
+from dwctl_trio.upstream.client import Upstreams, open_upstreams
+
+OWNER = "somebody"
+_UPSTREAM = "simulator"
+_SETTLE_S_MAX = 5.0
+_UNUSED_DSN = "postgresql://unused"
+
+
+@attrs.define(eq=False)
+class RequestBench:
+    """What the requests run on, and what the last of them told its client."""
+
+    services: Services
+    simulator: Simulator
+    upstreams: Upstreams
+    new: NewResponse | None = None
+    """The last request; None before the first."""
+    told: list[bytes] = attrs.field(factory=list)
+    """What the client of a streamed request got."""
+    refused: ResponseRefused | None = None
+    """What the client got instead."""
+    channels: list[trio.MemoryReceiveChannel[bytes]] = attrs.field(factory=list)
+
+    @property
+    def response_id(self) -> UUID:
+        """Of the last request."""
+        assert self.new is not None
+        return self.new.response_id
+
+    async def serve_stream(self, model: str) -> None:
+        """A streamed request, to its end."""
+        new = self._begin(model, stream=True)
+        async with trio.open_nursery() as nursery:
+            try:
+                receive_frames = await run_inline_streaming(self.services, new, nursery)
+            except ResponseRefused as refused:
+                self.refused = refused
+                return
+            self.channels.append(receive_frames)
+            keep_alive_s = self.services.limits.keep_alive_s
+            async with EventBody(receive_frames, keep_alive_s=keep_alive_s) as body:
+                async for frames in body:
+                    self.told.append(frames)
+
+    async def serve_blocking(self, model: str) -> None:
+        """A blocking request, to its end."""
+        new = self._begin(model, stream=False)
+        async with trio.open_nursery() as nursery:
+            try:
+                response = await run_inline_blocking(self.services, new, nursery)
+            except ResponseRefused as refused:
+                self.refused = refused
+                return
+            self.told.append(response.status.value.encode())
+
+    async def check_nothing_left(self) -> None:
+        """Raise if the last request left anything of itself behind.
+
+        Raises:
+            AssertionError: An attempt, a place at the upstream, or an end of a channel is left.
+            trio.TooSlowError: The upstream still answers.
+        """
+        assert len(self.services.live) == 0
+        with trio.fail_after(_SETTLE_S_MAX):
+            await self.simulator.wait_until(lambda counts: counts.open == 0)
+        assert self.upstreams.free_places(_UPSTREAM) == self.upstreams.all_places(_UPSTREAM)
+        for channel in self.channels:
+            statistics = channel.statistics()
+            assert statistics.open_send_channels == 0
+            assert statistics.open_receive_channels == 0
+
+    def _begin(self, model: str, *, stream: bool) -> NewResponse:
+        self.told.clear()
+        self.channels.clear()
+        self.refused = None
+        self.new = NewResponse(
+            response_id=uuid4(),
+            owner=OWNER,
+            key_prefix=None,
+            request=parse_request({"model": model, "input": "hello", "stream": stream}),
+            route=ModelRoute(model=model, upstream=_UPSTREAM, upstream_model=model),
+            first_step_id=uuid4(),
+        )
+        return self.new
+
+
+@asynccontextmanager
+async def open_request_bench(store: ResponseStore, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[RequestBench]:
+    """A bench over *store*, for the time of the block."""
+    async with open_simulator() as simulator:
+        config = make_config(_UNUSED_DSN, simulator.base_url)
+        async with open_upstreams(config.upstreams, limits) as upstreams:
+            live = LiveResponses()
+            yield RequestBench(
+                Services(store=store, upstream=upstreams, limits=limits, live=live), simulator, upstreams
+            )
