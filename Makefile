@@ -28,7 +28,7 @@ bench: $(VENV)/.development
 	$(BIN)/python -m benchmarks.first_delta
 
 docs: $(VENV)/.development
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.generator
 
 # Names, versions and hashes only. Needs uv, a development tool.
 lock:

@@ -130,7 +130,7 @@ OVERRIDES: list[tuple[str, str, str, Any]] = [
     ("DWCTL_HOST", "127.0.0.9", "host", "127.0.0.9"),
     ("DWCTL_PORT", "4002", "port", 4002),
     ("DWCTL_DATABASE_URL", "postgresql://other/db", "database_url", "postgresql://other/db"),
-    ("DWCTL_DATA_DIR", "/tmp/third", "data_dir", Path("/tmp/third")),
+    ("DWCTL_DATA_DIR", "/tmp/Third", "data_dir", Path("/tmp/Third")),
     ("DWCTL_AUTH__MODE", "keys", "auth_mode", "keys"),
     ("DWCTL_LOG_LEVEL", "error", "log_level", "error"),
 ]
@@ -314,6 +314,29 @@ def test_any_document_is_a_configuration_or_an_error_that_names_a_key(document: 
         key, separator, problem = str(error).partition(": ")
         assert separator and problem
         assert any(key.startswith(str(name)) for name in document) or key.startswith(("models[", "limits"))
+    else:
+        assert render(config)
+
+
+variables = st.sampled_from(
+    [
+        *("DWCTL_HOST", "DWCTL_PORT", "DWCTL_AUTH", "DWCTL_AUTH__MODE", "DWCTL_UPSTREAMS__A__BASE_URL", "DWCTL_MODELS"),
+        *("DWCTL_UPSTREAMS__A", "DWCTL_LIMITS__TURNS", "DWCTL_", "DWCTL___", "DWCTL_DATABASE_URL", "DWCTL_DATA_DIR"),
+    ]
+)
+texts = st.text(max_size=8) | st.text("[]{}:,*&!%@`'\"|>-?#0123456789.e_ ~\n", max_size=8)
+
+
+@given(environment=st.dictionaries(variables, texts, max_size=3))
+@example(environment={"DWCTL_PORT": "1" * 5000})
+@example(environment={"DWCTL_PORT": "2001-99-99"})
+@example(environment={"DWCTL_MODELS": "&a [*a]"})
+@example(environment={"DWCTL_AUTH": "{? {a: 1} : 2}"})
+def test_any_environment_is_a_configuration_or_an_error(environment: dict[str, str]) -> None:
+    try:
+        config = load_config(None, environment)
+    except ConfigError as error:
+        assert ": " in str(error)
     else:
         assert render(config)
 

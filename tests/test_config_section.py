@@ -121,8 +121,10 @@ def test_an_unknown_key_names_the_nearest_known_one(document: dict[str, Any], ex
         (with_model(price={"input_per_million": 1}), "models[0].price.output_per_million: is required"),
         (
             with_model(price={"input_per_million": -1, "output_per_million": 1}),
-            "models[0].price.input_per_million: expected a price from 0 to 1000000 with at most 12 decimals, "
-            "but got -1",
+            (
+                "models[0].price.input_per_million: "
+                "expected a price from 0 to 1000000 with at most 12 decimals, but got -1"
+            ),
         ),
         ({"limits": {"turns": 1.5}}, "limits.turns: expected an integer from 1 to 1000, but got 1.5"),
         ({"limits": {"keep_alive_s": "5"}}, "limits.keep_alive_s: expected a number from 0.05 to 300.0, but got '5'"),
@@ -160,10 +162,36 @@ def test_a_base_url_is_kept_without_what_surrounds_it(base_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://a/b", "db.example", "host=a password=b", "postgresql://", "postgresql://[::1/db"]
+    "url",
+    [
+        "mysql://a/b",
+        "db.example",
+        "host=a password=b",
+        "postgresql://",
+        "postgresql://[::1/db",
+        "postgresql://h:x/d",
+        "postgresql://h:1,i:x/d",
+        "postgresql://h/d?sslmode=x",
+    ],
 )
 def test_a_database_url_that_is_none_is_refused(url: str) -> None:
     assert error_of({"database_url": url}).startswith("database_url: expected postgresql://user:password@host/name")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "postgresql://h/d",
+            "postgres://u:p@h:5432/d?sslmode=require",
+            "postgresql://[::1]:5432/d",
+            "postgresql://a,b:1/d",
+        ),
+        *("postgresql:///d?host=/run/postgresql", "postgresql://u:p%40@h/d?application_name=x", "postgresql://u@"),
+    ],
+)
+def test_a_database_url_may_be_whatever_postgresql_understands(url: str) -> None:
+    assert parse_config({"database_url": url}).database_url == url
 
 
 @pytest.mark.parametrize("price", [True, [], "much", "nan", "inf", "1e-13", 10**7, HUGE, -0.01])
@@ -217,10 +245,13 @@ def test_the_host_of_the_command_line_cannot_slip_past_that_rule() -> None:
     [
         ("a: [", "is not valid YAML: line 1, column 5: "),
         ("port: 2001-99-99", "is not valid YAML: month must be in 1..12"),
+        ("port: 1\nhost: a\nport: 2", "is not valid YAML: line 3, column 1: the key 'port' stands twice"),
+        ("auth: {mode: keys, mode: none}", "is not valid YAML: line 1, column 20: the key 'mode' stands twice"),
+        ("{? [a] : 1}", "is not valid YAML: line 1, column 4: found unhashable key"),
         ("[1]", "expected a mapping of keys, but got a list"),
         ("just words", "expected a mapping of keys, but got a string"),
         ("a: &a {b: *a}", "a mapping or list contains itself"),
-        ("[" * 5000, "is not valid YAML: nested too deeply"),
+        ("[" * 1000, "is not valid YAML: nested too deeply"),
     ],
 )
 def test_a_file_that_is_not_a_mapping_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -230,6 +261,19 @@ def test_a_file_that_is_not_a_mapping_is_named(tmp_path: Path, text: str, expect
         load_config(path, {})
 
     assert str(caught.value).startswith(f"{path}: {expected}")
+
+
+def test_a_part_that_is_written_once_may_be_used_twice(tmp_path: Path) -> None:
+    text = """
+    upstreams:
+      first: &common {base_url: "http://a/v1", max_concurrency: 3}
+      second: {<<: *common, base_url: "http://b/v1"}
+    """
+
+    first, second = load_config(write(tmp_path, text), {}).upstreams
+
+    assert (first.base_url, second.base_url) == ("http://a/v1", "http://b/v1")
+    assert first.max_concurrency == second.max_concurrency == 3
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -256,9 +300,6 @@ PLANTED = [
     {"database_url": f"postgresql://dwctl:{CANARY}@db.example/dwctl"},
     {"database_url": f"postgresql://db.example/dwctl?user=dwctl&password={CANARY}"},
     {"database_url": f"postgresql://db.example/dwctl?password={CANARY}@x"},
-    {"database_url": f"postgresql://dwctl:a/{CANARY}@db.example/dwctl"},
-    {"database_url": f"postgresql://dwctl:a?{CANARY}@db.example/dwctl"},
-    {"database_url": f"postgresql://{CANARY}:a#b@db.example/dwctl"},
     {"database_url": f"postgresql://dwctl:p@{CANARY}@db.example/dwctl"},
     {"database_url": f"postgresql:///dwctl?password={CANARY}"},
 ]
@@ -302,6 +343,9 @@ def test_a_secret_from_the_environment_is_nowhere_in_what_is_shown(tmp_path: Pat
         {"upstreams": {"local": f"https://user:{CANARY}@models.example/v1"}},
         {"database_url": f"mysql://dwctl:{CANARY}@db.example/dwctl"},
         {"database_url": f"host=db.example password={CANARY}"},
+        {"database_url": f"postgresql://dwctl:a/{CANARY}@db.example/dwctl"},
+        {"database_url": f"postgresql://dwctl:a?{CANARY}@db.example/dwctl"},
+        {"database_url": f"postgresql://{CANARY}:a#b@db.example/dwctl"},
         {"database_url": [CANARY]},
     ],
     ids=str,

@@ -20,6 +20,7 @@ import yaml
 
 from dwctl_trio.config_section import ConfigError, Section, describe_kind, show
 from dwctl_trio.config_url import MASK, is_base_url, is_database_url, mask_url
+from dwctl_trio.config_yaml import decode_yaml
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.protocol.chat_completions import DEFAULT_QUIRKS, Quirks
@@ -117,11 +118,11 @@ def load_config(
     loaded: object = None
     if path is not None:
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            loaded = decode_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: is not valid YAML: {_explain_yaml(error)}") from error
+        except ValueError as error:
+            raise ConfigError(f"{path}: is not valid YAML: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, but got {describe_kind(loaded)}")
     try:
@@ -314,8 +315,8 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         try:
-            value = yaml.safe_load(environment[variable])
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            value = decode_yaml(environment[variable])
+        except ValueError as error:
             raise ConfigError(f"{variable}: is not valid YAML; put the value in quotes") from error
         *outer, last = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         section = document
@@ -335,14 +336,6 @@ def _spelling_in(section: Mapping[str, Any], key: str) -> str:
         if isinstance(known, str) and known.lower().replace("-", "_") == key:
             return known
     return key
-
-
-def _explain_yaml(error: Exception) -> str:
-    """What is wrong and where, on one line and without the text around it, which may hold a secret."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
 
 
 def render_config(config: Config) -> str:

@@ -1,11 +1,14 @@
 """The URLs of a configuration: which are allowed, and how they are shown without their secrets."""
 
-from urllib.parse import urlsplit, urlunsplit
+import re
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 MASK = "***"
 """What stands for a secret in all that is shown."""
 
 _DATABASE_SCHEMES = ("postgresql://", "postgres://")
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 
 
 def is_base_url(url: str) -> bool:
@@ -21,12 +24,19 @@ def is_base_url(url: str) -> bool:
 
 
 def is_database_url(url: str) -> bool:
-    """Whether *url* names a PostgreSQL database."""
+    """Whether *url* names a PostgreSQL database: hosts, each perhaps with a port, and an ``sslmode`` that exists."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return url.startswith(_DATABASE_SCHEMES) and bool(parts.netloc or parts.query)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    modes = parse_qs(parts.query).get("sslmode", [])
+    return (
+        url.startswith(_DATABASE_SCHEMES)
+        and bool(parts.netloc or parts.query)
+        and all(_HOST.fullmatch(host) for host in hosts)
+        and all(mode in _SSL_MODES for mode in modes)
+    )
 
 
 def mask_url(url: str) -> str:

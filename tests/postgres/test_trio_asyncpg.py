@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.postgres.conftest import CALL_S, open_connection, open_front, wait_until_nothing_runs
 
-from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.errors import StoreError, StoreUnavailable
 from dwctl_trio.postgres.guest_loop import open_guest_loop
 from dwctl_trio.postgres.trio_asyncpg import connect
 
@@ -305,3 +305,10 @@ def test_control_c_during_a_statement_cancels_it_and_ends_the_run(postgres_dsn):
     with pytest.raises(BaseExceptionGroup) as ended:
         trio.run(main)
     assert ended.group_contains(KeyboardInterrupt)
+
+
+async def test_a_url_that_makes_no_sense_is_said_to_be_so_without_its_words() -> None:
+    async with open_guest_loop() as loop:
+        with pytest.raises(StoreError, match="the database URL cannot be used") as caught:
+            await connect(loop, "postgresql://user:secret@host:notaport/x", call_s=1)
+    assert "secret" not in str(caught.value)

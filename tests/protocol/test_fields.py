@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.errors import InvalidRequest
@@ -36,6 +36,10 @@ def is_accepted(kind: str, value: Any) -> bool:
 
 @pytest.mark.parametrize("kind", READERS)
 @given(value=json_values())
+@example(value=True)
+@example(value=1)
+@example(value=1.0)
+@example(value="1")
 def test_a_value_of_the_right_type_is_read_as_it_is_and_any_other_is_an_error_with_its_path(
     kind: str, value: Any
 ) -> None:

@@ -20,7 +20,7 @@ import asyncpg
 import structlog
 import trio
 
-from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.errors import StoreError, StoreUnavailable
 from dwctl_trio.postgres.guest_loop import GuestLoop
 from dwctl_trio.postgres.streams import Chunks, Cursor
 
@@ -56,7 +56,8 @@ async def connect(loop: GuestLoop, dsn: str, *, call_s: float) -> "Connection":
         call_s: Bound in seconds for this and for each later call.
 
     Raises:
-        StoreUnavailable: No connection could be made in time, for whatever reason but a DSN that makes no sense.
+        StoreUnavailable: No connection could be made in time.
+        StoreError: The DSN makes no sense.
 
     Cancellation: nothing is left open.
     """
@@ -75,6 +76,8 @@ async def connect(loop: GuestLoop, dsn: str, *, call_s: float) -> "Connection":
             return Connection(loop, session, call_s=call_s)
     except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as exc:
         raise StoreUnavailable("the database accepts no connection") from exc
+    except ValueError as exc:  # asyncpg's words may repeat a password
+        raise StoreError("the database URL cannot be used: check its host, port and parameters") from exc
     raise StoreUnavailable("the database did not accept a connection in time")
 
 

@@ -1,0 +1,228 @@
+"""The pages on errors, states and events."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, get_args
+from uuid import UUID
+
+import attrs
+import msgspec
+from docs.generator.markdown import code, table
+from docs.generator.sources import first_sentence, member_docs
+
+from dwctl_trio.domain import errors, events
+from dwctl_trio.domain.errors import DwctlError
+from dwctl_trio.domain.event_rules import Rule
+from dwctl_trio.domain.events import ContentKind
+from dwctl_trio.domain.failures import describe_failure
+from dwctl_trio.domain.items import ItemStatus, Message, TextPart
+from dwctl_trio.domain.lifecycle import (
+    LEASED_STATES,
+    REQUIRED_COLUMNS,
+    ROW_MOVES,
+    STEP_MOVES,
+    TERMINAL_STATES,
+    Change,
+    RowState,
+    wire_status,
+)
+from dwctl_trio.domain.request import ResponseRequest
+from dwctl_trio.domain.response import ErrorCode, ErrorType, Response, ResponseStatus
+from dwctl_trio.domain.steps import StepState
+from dwctl_trio.protocol.error_body import http_error
+from dwctl_trio.protocol.event_stream import render_event
+
+_UPSTREAM_STATUSES = (None, 400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
+
+
+def errors_page() -> Iterable[str]:
+    """Every error, as its raiser, its client and its operator see it."""
+    yield "# Errors"
+    yield ""
+    yield 'Every error over HTTP is `{"error": {"message", "type", "param", "code"}}`, all four keys always.'
+    yield (
+        "A failure after the HTTP head went out is a `response.failed` event, whose response carries "
+        "`error.code` and `error.message` and the output so far."
+    )
+    yield "`retry-after` (seconds) and `retry-after-ms` are sent where somebody knows when trying again makes sense."
+    yield ""
+    yield "## The tree"
+    yield ""
+    yield "```"
+    yield from (inspect.getdoc(errors) or "").split("\n\n")[1].splitlines()
+    yield "```"
+    yield ""
+    yield "## What a client gets"
+    yield ""
+    yield from table(("error", "status", "`error.type`", "`error.code`", "meaning"), map(_error_row, _error_kinds()))
+    yield ""
+    yield "`InvalidRequest` carries a code and a status of its own; those in the table are its defaults."
+    yield ""
+    yield "## What becomes of an upstream's status"
+    yield ""
+    yield "No word of the upstream's own passes through; `none` is an error in the stream or on the way."
+    yield ""
+    rows = [_upstream_row(status) for status in _UPSTREAM_STATUSES]
+    yield from table(("upstream says", "status", "`error.type`", "`error.code`", "kept in row and log"), rows)
+    yield ""
+    yield "## Kinds of failure"
+    yield ""
+    yield "A failed response has a kind for its operator, in the row and the log, and a code for its client."
+    yield f"Kinds: {', '.join(code(kind.value) for kind in ErrorType)}."
+    yield (
+        f"Codes: {', '.join(code(kind.value) for kind in ErrorCode)}; these are OpenAI's own, and its SDKs "
+        f"know no others."
+    )
+
+
+def _error_kinds() -> Iterator[type[DwctlError]]:
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, DwctlError) and value is not DwctlError:
+            yield value
+
+
+def _make(kind: type[DwctlError]) -> DwctlError:
+    return kind("…", retry_after_s=1.0) if kind is errors.LimitExceeded else kind("…")
+
+
+def _error_row(kind: type[DwctlError]) -> Iterator[str]:
+    answer = http_error(_make(kind))
+    body = msgspec.json.decode(answer.body)["error"]
+    yield from (code(kind.__name__), str(answer.status), code(body["type"]), code(body["code"]), first_sentence(kind))
+
+
+def _upstream_row(status: int | None) -> tuple[str, ...]:
+    error = errors.UpstreamRejected("…", status=status)
+    answer, failure = http_error(error), describe_failure(error)
+    body = msgspec.json.decode(answer.body)["error"]
+    shown = "none" if status is None else str(status)
+    return shown, str(answer.status), code(body["type"]), code(body["code"]), code(failure.error.type.value)
+
+
+def states_page() -> Iterable[str]:
+    """Rows and steps: states, moves, and the columns that a state needs."""
+    changes = member_docs(Change)
+    yield "# States"
+    yield ""
+    yield (
+        "The tables are `domain/lifecycle.py`; the CHECK constraints of the database say the same, and a "
+        "test compares the two."
+    )
+    yield "Nothing leaves a terminal state but deletion and retention."
+    yield (
+        "This release serves the warm path, whose rows begin as `processing`; `pending` and `claimed` "
+        "belong to the queue."
+    )
+    yield ""
+    yield "## A row of `requests`"
+    yield ""
+    yield from _diagram(ROW_MOVES)
+    yield ""
+    yield from table(
+        ("change", "from", "to", "meaning"),
+        [
+            (
+                code(change),
+                ", ".join(code(state) for state, moves in ROW_MOVES.items() if change in moves),
+                code(_target(change)),
+                changes[change.name],
+            )
+            for change in Change
+        ],
+    )
+    yield ""
+    yield "## Columns that a state cannot be without"
+    yield ""
+    yield from table(
+        ("state", "on the wire", "leased", "terminal", "columns"),
+        [
+            (
+                code(state),
+                code(wire_status(state))
+                + (f" or {code(ResponseStatus.INCOMPLETE)}" if state is RowState.COMPLETED else ""),
+                "yes" if state in LEASED_STATES else "no",
+                "yes" if state in TERMINAL_STATES else "no",
+                ", ".join(code(column) for column in sorted(REQUIRED_COLUMNS[state])) or "none",
+            )
+            for state in RowState
+        ],
+    )
+    yield ""
+    yield "## A step of `response_steps`"
+    yield ""
+    yield from _diagram(
+        {state: {after: after for after in sorted(moves)} for state, moves in STEP_MOVES.items()}, StepState.PENDING
+    )
+
+
+def _target(change: Change) -> RowState:
+    (target,) = {moves[change] for moves in ROW_MOVES.values() if change in moves}
+    return target
+
+
+def _diagram(moves: Mapping[Any, Mapping[Any, Any]], first: StrEnum = RowState.PENDING) -> Iterator[str]:
+    """A Mermaid state diagram; a move that is named like its target needs no label."""
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield f"    [*] --> {first}"
+    if first is RowState.PENDING:
+        yield f"    [*] --> {RowState.PROCESSING}: warm"
+    for state, targets in moves.items():
+        for change, after in targets.items():
+            yield f"    {state} --> {after}" + ("" if change == after else f": {change}")
+    for state, targets in moves.items():
+        if not targets:
+            yield f"    {state} --> [*]"
+    yield "```"
+
+
+_ITEM = Message(id="msg_1", status=ItemStatus.COMPLETED)
+_RESPONSE = Response(
+    id=UUID(int=0), created_at=0, request=ResponseRequest(model="…", input=()), status=ResponseStatus.COMPLETED
+)
+_SAMPLES: Mapping[str, Any] = {
+    "response": _RESPONSE,
+    "output_index": 0,
+    "item_id": "msg_1",
+    "content_index": 0,
+    "item": _ITEM,
+    "part": TextPart(text=""),
+}
+
+
+def events_page() -> Iterable[str]:
+    """Every event: its fields, and the rules of their order."""
+    yield "# Events of a stream"
+    yield ""
+    yield (
+        "A stream is `text/event-stream`: for each event one block with `id:`, `event:` and one `data:` "
+        "line, and at the end `data: [DONE]`."
+    )
+    yield (
+        "`event:` equals `type` in the data, and `id:` equals `sequence_number`, which counts 0, 1, 2, … without gaps."
+    )
+    yield "While nothing happens, a comment (`: ping`) keeps the connection alive."
+    yield ""
+    yield "## The events"
+    yield ""
+    yield "All have `type` and `sequence_number`; the names and fields are OpenAI's."
+    yield ""
+    yield from table(
+        ("`type`", "fields", "meaning"), [row for kind in get_args(events.Event) for row in _event_rows(kind)]
+    )
+    yield ""
+    yield "## The rules"
+    yield ""
+    yield "`domain/event_grammar.py` checks these on every stream of the test suite."
+    yield ""
+    docs = member_docs(Rule)
+    yield from table(("rule", "holds"), [(code(rule), docs[rule.name]) for rule in Rule])
+
+
+def _event_rows(kind: type) -> Iterator[tuple[str, str, str]]:
+    names = [field.name for field in attrs.fields(kind)]
+    for content in ContentKind if "kind" in names else (None,):
+        values = {name: content if name == "kind" else _SAMPLES.get(name, "…") for name in names}
+        wire, fields = render_event(kind(**values))
+        yield code(wire), ", ".join(code(name) for name in fields), first_sentence(kind)
