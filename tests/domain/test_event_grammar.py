@@ -30,7 +30,7 @@ from dwctl_trio.domain.events import (
     ResponseQueued,
     StreamEvent,
 )
-from dwctl_trio.domain.items import ItemStatus, Message, TextPart
+from dwctl_trio.domain.items import ItemStatus, Message, ReasoningPart, TextPart
 from dwctl_trio.domain.response import Cancelled, Completed, IncompleteReason, ResponseStatus
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.testing import example_runs
@@ -249,6 +249,8 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
     ("delta_changed", Rule.DONE, EVERY_KIND, _edit(ContentDelta, delta="other")),
     ("item_in_progress", Rule.ITEM_DONE, EVERY_KIND, _edit(OutputItemDone, item__status=ItemStatus.IN_PROGRESS)),
     ("item_without_parts", Rule.ITEM_DONE, EVERY_KIND, _edit(OutputItemDone, item__content=())),
+    ("item_other_part", Rule.ITEM_DONE, EVERY_KIND, _edit(OutputItemDone, item__content=(ReasoningPart(text="m"),))),
+    ("item_other_arguments", Rule.ITEM_DONE, TWO_TURNS, _edit(OutputItemDone, item__arguments="{")),
     ("item_other_call", Rule.ITEM_DONE, TWO_TURNS, _edit(OutputItemDone, item__call_id="call_9")),
     ("empty_message", Rule.ITEM_DONE, SILENT, _empty_completed_message),
     ("empty_part", Rule.ITEM_DONE, SILENT, _empty_completed_part),
@@ -259,6 +261,7 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
     ("failed_status", Rule.OUTCOME, SILENT, _edit(ResponseCompleted, response__status=ResponseStatus.FAILED)),
     ("no_error", Rule.OUTCOME, FAILED_EMPTY, _edit(ResponseFailed, response__error=None)),
     ("no_reason", Rule.OUTCOME, TWO_TURNS, _edit(ResponseIncomplete, response__incomplete_reason=None)),
+    ("queue_limit", Rule.OUTCOME, NEVER_RAN, _as_limited),
     (
         "queue_usage",
         Rule.OUTCOME,
@@ -282,7 +285,7 @@ def test_a_stream_that_breaks_a_rule_is_told_which(rule: Rule, run: Run, edit: _
 
 def test_a_completed_response_that_was_never_queued_has_no_incomplete_item() -> None:
     events = [numbered.event for numbered in CANCELLED.events]
-    completed = attrs.evolve(events[-1].response, status=ResponseStatus.COMPLETED, completed_at=101)  # type: ignore[union-attr]
+    completed = attrs.evolve(events[-1].response, status=ResponseStatus.COMPLETED, completed_at=101)
 
     violation = check_stream(number([*events[:-1], ResponseCompleted(completed)]))
 
@@ -292,11 +295,11 @@ def test_a_completed_response_that_was_never_queued_has_no_incomplete_item() -> 
 
 def test_two_items_cannot_share_an_id() -> None:
     events = [numbered.event for numbered in example_runs.run(Completed(), turn(call(0, ""), call(1, ""))).events]
-    taken = events[2].item.id  # type: ignore[union-attr]
+    taken = events[2].item.id
 
     violation = check_stream(
         number([*events[:3], attrs.evolve(events[3], item=attrs.evolve(events[3].item, id=taken))])
-    )  # type: ignore[union-attr]
+    )
 
     assert violation is not None
     assert violation.rule is Rule.ITEM_ADDED

@@ -94,6 +94,16 @@ def test_a_row_says_when_and_how_it_ended_once_it_has(state: RowState) -> None:
     assert ended is (state in TERMINAL_STATES)
 
 
+@pytest.mark.parametrize("state", [RowState.PROCESSING, RowState.COMPLETED])
+def test_a_row_whose_work_began_says_since_when(state: RowState) -> None:
+    assert "started_at" in REQUIRED_COLUMNS[state]
+
+
+@pytest.mark.parametrize("state", RowState)
+def test_a_failed_row_and_no_other_must_say_why(state: RowState) -> None:
+    assert ("error" in REQUIRED_COLUMNS[state]) is (state is RowState.FAILED)
+
+
 @pytest.mark.parametrize("state", RowState)
 def test_clients_see_a_terminal_status_exactly_for_terminal_rows(state: RowState) -> None:
     assert (wire_status(state) in TERMINAL_STATUSES) is (state in TERMINAL_STATES)

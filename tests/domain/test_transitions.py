@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dwctl_trio.domain.items import FunctionCall, ItemStatus, Message, OutputItem
+from dwctl_trio.domain.items import FunctionCall, ItemStatus, Message
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.response import Cancelled, Completed, Ending, ErrorType, Failed, Incomplete, IncompleteReason
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall, ToolOutput
@@ -119,7 +119,8 @@ class _ToyLoop:
         if scene.fails:
             return attrs.evolve(step, state=StepState.FAILED, error=ERROR)
         number = len(_turns(self.chain))
-        items: tuple[OutputItem, ...] = tuple(
+        words = Message(id=f"msg_{number}", status=ItemStatus.COMPLETED)
+        calls = tuple(
             FunctionCall(
                 id=f"fc_{number}_{place}",
                 status=ItemStatus.COMPLETED,
@@ -129,7 +130,7 @@ class _ToyLoop:
             )
             for place, name in enumerate(scene.calls)
         )
-        turn = ModelTurn(items=items, finish_reason=scene.reason, usage=None)
+        turn = ModelTurn(items=(words, *calls), finish_reason=scene.reason, usage=None)
         return attrs.evolve(step, state=StepState.COMPLETED, result=turn)
 
     def _wrote(self) -> None:
@@ -146,6 +147,18 @@ def _ended_tool(step: Step, scene: _Scene) -> Step:
 
 def _turns(chain: Chain) -> list[ModelTurn]:
     return [step.result for step in chain if isinstance(step.result, ModelTurn) and step.state is StepState.COMPLETED]
+
+
+def _conversation(chain: Chain) -> list[tuple[ModelTurn, list[str]]]:
+    """Each whole turn with the calls that the server answered after it, in order of their ids."""
+    conversation: list[tuple[ModelTurn, list[str]]] = []
+    for step in chain:
+        if isinstance(step.descriptor, ToolCall):
+            if step.state not in _OPEN:
+                conversation[-1][1].append(step.descriptor.call_id)
+        elif step.state is StepState.COMPLETED and isinstance(step.result, ModelTurn):
+            conversation.append((step.result, []))
+    return [(turn, sorted(answered)) for turn, answered in conversation]
 
 
 def _run_with_crashes(
@@ -181,7 +194,7 @@ def test_a_crash_after_any_write_leads_to_the_same_end(script: _Script, limits: 
             again, loop = _run_with_crashes(script, limits, [dies_after], rescued=rescued)
 
             assert again == ending
-            assert _turns(loop.chain) == _turns(undisturbed.chain)
+            assert _conversation(loop.chain) == _conversation(undisturbed.chain)
 
 
 @given(script=_scripts(), limits=_limits(), crashes=st.lists(st.integers(1, 12), max_size=8), rescued=st.booleans())
@@ -193,21 +206,20 @@ def test_any_number_of_crashes_leads_to_the_same_end(
     again, loop = _run_with_crashes(script, limits, crashes, rescued=rescued)
 
     assert again == ending
-    assert _turns(loop.chain) == _turns(undisturbed.chain)
+    assert _conversation(loop.chain) == _conversation(undisturbed.chain)
 
 
-@given(script=_scripts(), limits=_limits(), crashes=st.lists(st.integers(1, 12), max_size=8))
-def test_a_step_that_ended_is_never_fired_again(script: _Script, limits: Limits, crashes: list[int]) -> None:
-    _, loop = _run_with_crashes(script, limits, crashes, rescued=False)
+@given(script=_scripts(), limits=_limits(), crashes=st.lists(st.integers(1, 12), max_size=8), rescued=st.booleans())
+def test_every_call_of_the_server_is_answered_once_before_the_model_is_asked_again(
+    script: _Script, limits: Limits, crashes: list[int], rescued: bool
+) -> None:
+    ending, loop = _run_with_crashes(script, limits, crashes, rescued=rescued)
 
-    turn = 0
-    ended: list[tuple[int, str]] = []
-    for step in loop.chain:
-        if isinstance(step.descriptor, ModelCall):
-            turn += step.state is StepState.COMPLETED
-        elif step.state not in _OPEN:
-            ended.append((turn, step.descriptor.call_id))
-    assert len(ended) == len(set(ended))
+    conversation = _conversation(loop.chain)
+    for number, (turn, answered) in enumerate(conversation, start=1):
+        calls = [item for item in turn.items if isinstance(item, FunctionCall) and item.name in _SERVER_TOOLS]
+        over = number == len(conversation) and isinstance(ending, Incomplete)
+        assert answered == ([] if over else [call.call_id for call in calls])
 
 
 # -- bounds
@@ -236,6 +248,16 @@ def test_the_answer_in_the_last_turn_is_still_given() -> None:
     ending, _ = _run_with_crashes(script, attrs.evolve(DEFAULT_LIMITS, turns=2), [], rescued=False)
 
     assert ending == Completed()
+
+
+@pytest.mark.parametrize(("steps", "answers"), [(3, True), (2, False)])
+def test_the_last_step_that_is_allowed_is_taken(steps: int, answers: bool) -> None:
+    script = (_Scene(calls=("search",)), _ANSWER)
+
+    ending, loop = _run_with_crashes(script, attrs.evolve(DEFAULT_LIMITS, steps=steps), [], rescued=False)
+
+    assert (ending == Completed()) is answers
+    assert len(loop.chain) == steps
 
 
 def test_a_turn_too_many_is_refused() -> None:

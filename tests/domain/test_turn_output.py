@@ -139,6 +139,7 @@ def test_ids_follow_from_the_step_and_the_place_alone(content: _Fragments, reaso
 
 
 @given(content=fragments(), reason=_REASONS)
+@example(content=(TextFragment("a"), ReasoningFragment("b"), TextFragment("c")), reason=None)
 def test_a_turn_that_stops_by_itself_leaves_nothing_incomplete(
     content: _Fragments, reason: FinishReason | None
 ) -> None:

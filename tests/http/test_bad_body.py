@@ -110,6 +110,7 @@ async def test_text_outside_ascii_arrives_as_it_was_sent(service: Service) -> No
     assert service.simulator.requests[-1].body["messages"][-1]["content"] == said
 
 
+@pytest.mark.slow
 async def test_another_content_type_or_encoding_is_415(service: Service) -> None:
     for headers in (
         {},

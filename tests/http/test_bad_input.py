@@ -9,6 +9,7 @@ from tests.http.conftest import WAIT_S, ask, assert_serves, error_of
 
 from dwctl_trio.testing.service import Service, open_service
 
+JSON = {"content-type": "application/json"}
 SCHEMA = {"type": "object", "properties": {}}
 TEXT_PART = {"type": "input_text", "text": "hello"}
 
@@ -140,7 +141,7 @@ AT_THE_BOUND: tuple[dict[str, Any], ...] = (
 
 
 async def _refused(service: Service, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Status and error of a request that is right but for *fields*, both blocking and as a stream."""
+    """Status and error of a request that is right but for *fields*."""
     body = {**ask("echo-2"), **fields}
     with trio.fail_after(WAIT_S):
         answer = await service.client.post("/v1/responses", json=body)
@@ -216,6 +217,7 @@ async def test_a_refused_request_leaves_no_row_and_calls_no_upstream(service: Se
     assert service.simulator.statistics().total == 0
 
 
+@pytest.mark.slow
 async def test_a_model_that_no_route_serves_is_not_found(postgres_dsn: str) -> None:
     models = [{"name": "known", "upstream": "simulator", "upstream_model": "echo-2"}]
     async with open_service(postgres_dsn, {"models": models}) as service:
@@ -227,6 +229,3 @@ async def test_a_model_that_no_route_serves_is_not_found(postgres_dsn: str) -> N
                 assert (answer.status_code, error["param"], error["code"]) == (404, "model", "model_not_found"), name
         known = await service.client.post("/v1/responses", json={"model": "known", "input": "hello"})
     assert (known.status_code, known.json()["model"]) == (200, "known")
-
-
-JSON = {"content-type": "application/json"}

@@ -19,7 +19,7 @@ from tests.http.conftest import (
 )
 
 from dwctl_trio.domain import ids
-from dwctl_trio.testing.service import Service, open_service
+from dwctl_trio.testing.service import Service
 from dwctl_trio.testing.simulator_script import expected_tokens
 
 ABORT_S = 1.0
@@ -105,6 +105,7 @@ async def _wait_forwarded(service: Service) -> None:
     await service.client.get("/healthz")
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_while_the_row_is_being_opened_leaves_no_live_row(service: Service) -> None:
     for index in range(20):
         async with open_raw(service) as client:
@@ -159,16 +160,23 @@ async def test_garbage_pipelined_behind_a_request_spoils_neither_the_stream_nor_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-async def test_a_client_that_has_pipelined_and_leaves_is_noticed_at_the_next_keep_alive(
-    postgres_dsn: str, reset: bool
-) -> None:
-    async with open_service(postgres_dsn, {"limits": {"keep_alive_s": 0.05}}) as service:
+async def test_a_client_that_has_pipelined_and_leaves_is_noticed(service: Service, reset: bool) -> None:
+    behind = (b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n", b"\x00garbage", b"\r\n")
+    for index, garbage in enumerate(behind):
         async with open_raw(service) as client:
-            await _stream_with_garbage_behind(service, client, "pipelined", b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
+            await _stream_with_garbage_behind(service, client, f"pipelined-{index}", garbage)
             await (client.reset() if reset else client.hang_up())
         with trio.fail_after(ABORT_S):
-            await service.simulator.wait_aborted("pipelined")
-        await _assert_cancelled(service, "pipelined", "word0 word1 word2 ")
+            await service.simulator.wait_aborted(f"pipelined-{index}")
+        await _assert_cancelled(service, f"pipelined-{index}", "word0 word1 word2 ")
+        async with open_raw(service) as client:
+            await client.send(as_request(ask("hang", key=f"blocking-{index}")) + garbage)
+            await service.simulator.wait_until(lambda counts: counts.open == 1)
+            await (client.reset() if reset else client.hang_up())
+        with trio.fail_after(ABORT_S):
+            await service.simulator.wait_aborted(f"blocking-{index}")
+        await _assert_cancelled(service, f"blocking-{index}", "")
+    await assert_serves(service)
 
 
 async def test_a_client_that_hangs_up_while_the_head_is_held_back_never_got_one(service: Service) -> None:
