@@ -199,6 +199,23 @@ def test_a_turn_has_one_message_at_most(content: _Fragments, reason: FinishReaso
     assert sum(isinstance(item, Message) for item in items) <= 1
 
 
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        (FinishReason.STOP, ItemStatus.COMPLETED),
+        (FinishReason.TOOL_CALLS, ItemStatus.COMPLETED),
+        (FinishReason.LENGTH, ItemStatus.INCOMPLETE),
+        (FinishReason.CONTENT_FILTER, ItemStatus.INCOMPLETE),
+        (None, ItemStatus.INCOMPLETE),
+    ],
+)
+def test_the_finish_reason_decides_whether_open_items_are_whole(
+    reason: FinishReason | None, status: ItemStatus
+) -> None:
+    items, _ = _play([TextFragment("a"), call(0, "{")], reason)
+    assert [item.status for item in items] == [status, status]
+
+
 def test_text_goes_on_in_the_same_part_after_reasoning_came_between() -> None:
     items, events = _play([TextFragment("a"), ReasoningFragment("b"), TextFragment("c")], FinishReason.STOP)
 

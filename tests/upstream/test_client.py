@@ -229,27 +229,6 @@ async def test_the_times_of_one_upstream_go_before_the_limits() -> None:
 
 
 @pytest.mark.slow
-async def test_the_clock_of_the_upstream_stands_still_while_its_reader_is_busy() -> None:
-    limits = Limits(upstream_chunk_s=0.2, upstream_first_byte_s=0.2)
-    async with _open(limits=limits) as (upstreams, simulator):
-        text = ""
-        async with upstreams.open_turn(_call("echo-3-pause-2-each", "busy")) as turn:
-            async for fragments in turn:
-                text += "".join(fragment.text for fragment in fragments if isinstance(fragment, TextFragment))
-                if text == "word0 word1 ":
-                    await simulator.wait_until(lambda counts: counts.paused == 1)
-                    await _let_pass(0.4)  # twice the limit, while nobody asks for the next chunk
-                    simulator.resume("busy")
-    assert text == expected_text("echo-3")
-
-
-async def _let_pass(seconds: float) -> None:
-    """Be busy for a time, as a client that does not read makes us."""
-    with trio.move_on_after(seconds):
-        await trio.sleep_forever()
-
-
-@pytest.mark.slow
 async def test_usage_that_does_not_come_is_not_waited_for_long() -> None:
     async with _open(limits=Limits(upstream_usage_s=0.2)) as (upstreams, _):
         for model in ("echo-3-nousage", "echo-3-nodone", "echo-3-nousage-nodone"):
