@@ -48,7 +48,7 @@ Action: TypeAlias = AppendSteps | Finish
 _TURN_LIMIT = ResponseError(
     type=ErrorType.MAX_ITERATIONS_EXCEEDED,
     code=ErrorCode.SERVER_ERROR,
-    message="The response needs more model turns than this server allows. Ask for less in one response.",
+    message="The response needs more model turns or steps than this server allows. Ask for less in one response.",
 )
 _ABANDONED = ErrorType.STEP_ABANDONED
 
