@@ -46,6 +46,8 @@ class Limits:
     # -- one stream to one client
     event_channel_items: int = _bounded(256, minimum=1, maximum=65536)
     """Batches between loop and SSE writer, the original's number; full means the loop waits for its client."""
+    event_log_bytes: int = _bounded(32 * 1024 * 1024, minimum=0, maximum=512 * 1024 * 1024)
+    """Frames kept of one response; a longer stream is stored like any other, but cannot be streamed again."""
     head_hold_s: float = _bounded(2.0, minimum=0.0, maximum=60.0)
     """The HTTP head waits this long for the upstream's, so that an early refusal is a real 4xx or 5xx."""
     keep_alive_s: float = _bounded(15.0, minimum=0.05, maximum=300.0)

@@ -27,13 +27,14 @@ class Emitter:
 
     Args:
         sink: The consumer.
-        keep_log: Whether the frames are kept for the terminal write.
+        log_bytes_max: Frames kept for the terminal write, at the most; a longer stream keeps none of them.
     """
 
-    def __init__(self, sink: EventSink, *, keep_log: bool) -> None:
+    def __init__(self, sink: EventSink, *, log_bytes_max: int) -> None:
         self._sink = sink
         self._encoder = EventEncoder()
-        self._log: list[bytes] | None = [] if keep_log else None
+        self._log: list[bytes] | None = []
+        self._log_bytes_left = log_bytes_max
         self._next_number = 0
 
     async def emit(self, events: Sequence[Event]) -> None:
@@ -61,10 +62,14 @@ class Emitter:
 
     def log_with(self, prepared: PreparedEvents) -> tuple[bytes | None, int]:
         """The whole log as if *prepared* had been sent, None if none is kept, and the last number in it."""
-        log = None if self._log is None else b"".join([*self._log, prepared.frames])
+        fits = self._log is not None and len(prepared.frames) <= self._log_bytes_left
+        log = b"".join([*self._log, prepared.frames]) if self._log is not None and fits else None
         return log, self._next_number + prepared.count - 1
 
     def _append(self, prepared: PreparedEvents) -> None:
+        self._log_bytes_left -= len(prepared.frames)
+        if self._log_bytes_left < 0:
+            self._log = None
         if self._log is not None:
             self._log.append(prepared.frames)
         self._next_number += prepared.count

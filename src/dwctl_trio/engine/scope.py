@@ -67,7 +67,7 @@ async def run_inline_streaming(
         ResponseRefused: The response failed while nothing had been sent.
     """
     send_frames, receive_frames = trio.open_memory_channel[bytes](services.limits.event_channel_items)
-    scope = Scope(new, _ChannelSink(send_frames))
+    scope = Scope(new, _ChannelSink(send_frames), services.limits)
 
     async def run_and_close() -> None:
         async with send_frames:
@@ -92,7 +92,7 @@ async def run_inline_blocking(services: Services, new: NewResponse, nursery: tri
     Raises:
         ResponseRefused: It failed without any output.
     """
-    scope = Scope(new, _NoSink())
+    scope = Scope(new, _NoSink(), services.limits)
     nursery.start_soon(open_scope, services, scope, name="open_scope")
     response = await run_scope(services, scope)
     failure = scope.failure

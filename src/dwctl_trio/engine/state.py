@@ -79,11 +79,12 @@ class Scope:
     Args:
         new: What was asked, by whom, and where it goes.
         sink: Whoever consumes its events.
+        limits: How much of the stream is kept.
     """
 
-    def __init__(self, new: NewResponse, sink: EventSink) -> None:
+    def __init__(self, new: NewResponse, sink: EventSink, limits: Limits) -> None:
         self.new = new
-        self.emitter = Emitter(sink, keep_log=new.request.store)
+        self.emitter = Emitter(sink, log_bytes_max=limits.event_log_bytes if new.request.store else 0)
         self.started_at = trio.current_time()
         self.opened = trio.Event()
         """Set when the row is durable and told of, or when it is known that it could not be opened."""
