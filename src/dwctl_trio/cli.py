@@ -1,5 +1,6 @@
 """The command line: ``dwctl-trio serve``, and what an operator needs around it."""
 
+import resource
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -46,6 +47,7 @@ def serve(config_path: Path | None, host: str | None, port: int | None) -> None:
     """Serve the API."""
     config = _load(config_path, host=host, port=port)
     configure_logging(level=config.log_level)
+    _allow_many_connections()
     _run(run_api, config)
 
 
@@ -140,6 +142,7 @@ def usage(config_path: Path | None, since: str, by: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 def simulator(host: str, port: int) -> None:
     """Run the scripted chat-completions upstream alone."""
+    _allow_many_connections()
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
@@ -152,6 +155,12 @@ def simulator(host: str, port: int) -> None:
 def demo() -> None:
     """Show one response from the first token to the database, with everything it needs."""
     _run(run_demo)
+
+
+def _allow_many_connections() -> None:
+    """Take all file descriptors that we may: a stream needs two, and many systems give 1,024 to begin with."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _load(path: Path | None, *, host: str | None = None, port: int | None = None) -> Config:

@@ -26,16 +26,18 @@ ABORT_S = 1.0
 """The upstream must see that its client has gone within this."""
 
 
-async def _leave_after_deltas(service: Service, model: str, count: int, key: str, *, reset: bool) -> None:
-    """Read *count* deltas of a stream that then pauses, and leave."""
+async def _leave_after_deltas(service: Service, model: str, count: int, key: str, *, reset: bool) -> float:
+    """Read *count* deltas of a stream that then pauses, and leave; the seconds until the upstream saw it."""
     async with open_raw(service) as client:
         await client.send(as_request(ask(model, key=key, stream=True)))
         await client.read_until(b"event: response.in_progress\n")
         await client.read_until(DELTA, count)
         await service.simulator.wait_until(lambda counts: counts.paused == 1)
         await (client.reset() if reset else client.hang_up())
+    left_at = trio.current_time()
     with trio.fail_after(ABORT_S):
         await service.simulator.wait_aborted(key)
+    return trio.current_time() - left_at
 
 
 async def _assert_cancelled(service: Service, key: str, text: str) -> None:
@@ -55,12 +57,16 @@ async def _assert_cancelled(service: Service, key: str, text: str) -> None:
 async def test_a_client_that_hangs_up_after_any_token_leaves_a_cancelled_row_with_exactly_the_deltas_sent(
     service: Service, pace: str, reset: bool
 ) -> None:
+    slowest_s = 0.0
     for count in range(31):
         key = f"leave-{count}"
         model = f"echo-31-pause-{count}{pace}"
         with trio.fail_after(WAIT_S):
-            await _leave_after_deltas(service, model, count, key, reset=reset)
+            aborted_s = await _leave_after_deltas(service, model, count, key, reset=reset)
+        slowest_s = max(slowest_s, aborted_s)
         await _assert_cancelled(service, key, "".join(expected_tokens(model)[:count]))
+    how = "RST" if reset else "FIN"
+    print(f"hang-ups by {how}: 31, upstream aborted within {slowest_s * 1000:.0f} ms, 31 rows canceled, deltas exact")
     counts = await service.simulator.wait_idle()
     assert counts.aborted_by_client == counts.total == 31
     await assert_serves(service)

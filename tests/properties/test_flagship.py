@@ -46,14 +46,14 @@ class Answer:
 
 @st.composite
 def answers(draw: st.DrawFn) -> Answer:
-    script = draw(chat_scripts())
+    script = draw(chat_scripts(failing=draw(st.integers(0, 3)) == 0))
     data = render_sse(
         script,
         newline=draw(st.sampled_from([b"\n", b"\r\n", b"\r"])),
         comments=draw(st.booleans()),
         final_blank_line=draw(st.booleans()),
     )
-    cut_at = draw(st.integers(0, len(data))) if draw(st.integers(0, 3)) == 0 else None
+    cut_at = draw(st.integers(0, len(data))) if draw(st.integers(0, 5)) == 0 else None
     sent = data if cut_at is None else data[:cut_at]
     return Answer(script=script, pieces=draw(byte_splits(sent)), is_cut=cut_at is not None)
 

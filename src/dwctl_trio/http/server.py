@@ -123,11 +123,11 @@ class GuardedTCPServer(TCPServer):
         try:
             await super().run()
         except Exception as error:  # noqa: BLE001 - supervision boundary: the connection guard
-            _log.warning("connection_failed", error=type(error).__name__)
+            _log_fault(error)
         except BaseExceptionGroup as group:
             faults, fatal = group.split(Exception)
             if faults is not None:
-                _log.warning("connection_failed", error=[type(error).__name__ for error in faults.exceptions])
+                _log_fault(faults)
             if fatal is not None:
                 raise fatal from None
 
@@ -165,6 +165,14 @@ class GuardedTCPServer(TCPServer):
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return False
         return not scope.cancelled_caught
+
+
+def _log_fault(error: Exception) -> None:
+    """Log what ended a connection, unless it is only that the client has left."""
+    errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    names = [type(error).__name__ for error in errors if not isinstance(error, OSError)]
+    if names:
+        _log.warning("connection_failed", errors=names)
 
 
 def open_listener(host: str, port: int, limits: Limits) -> socket.socket:
