@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dwctl_trio.config import Config, UpstreamConfig, UpstreamTimeouts, load_config, parse_config
 from dwctl_trio.config import render_config as render
-from dwctl_trio.config_section import ConfigError
+from dwctl_trio.config.section import ConfigError
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.protocol.chat_completions import Quirks
@@ -100,7 +100,13 @@ def test_without_a_file_the_defaults_hold() -> None:
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "# nothing yet\n"), {}) == Config()
+    assert load_config(write(tmp_path, "# nothing yet\n"), {}) == Config(data_dir=tmp_path / ".dwctl")
+
+
+def test_a_relative_data_dir_is_beside_its_file_and_an_absolute_one_stays(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "data_dir: here/there\n"), {}).data_dir == tmp_path / "here" / "there"
+    assert load_config(write(tmp_path, "data_dir: /some/where\n"), {}).data_dir == Path("/some/where")
+    assert load_config(None, {"DWCTL_DATA_DIR": "here"}).data_dir == Path("here")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from dwctl_trio.config import is_loopback, load_config, parse_config, render_config
-from dwctl_trio.config_section import ConfigError
+from dwctl_trio.config.section import ConfigError
 from dwctl_trio.domain.limits import Limits
 
 CANARY = "c4n4ry"

@@ -83,7 +83,7 @@ def _error_kinds() -> Iterator[type[DwctlError]]:
 
 
 def _make(kind: type[DwctlError]) -> DwctlError:
-    return kind("…", retry_after_s=1.0) if kind is errors.LimitExceeded else kind("…")
+    return kind("…", retry_after_s=1.0) if kind in {errors.LimitExceeded, errors.Overloaded} else kind("…")
 
 
 def _error_row(kind: type[DwctlError]) -> Iterator[str]:

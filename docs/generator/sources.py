@@ -13,8 +13,9 @@ from typing import Any
 import attrs
 
 from dwctl_trio.config import Config, UpstreamConfig, UpstreamTimeouts, parse_config
-from dwctl_trio.config_section import ConfigError
+from dwctl_trio.config.section import ConfigError
 from dwctl_trio.domain.models import ModelRoute, Price
+from dwctl_trio.domain.rates import OwnerRates
 from dwctl_trio.protocol.chat_completions import Quirks
 
 MINIMAL: Mapping[str, Any] = {
@@ -22,6 +23,7 @@ MINIMAL: Mapping[str, Any] = {
     "models": [
         {"name": "gpt-4o", "upstream": "local", "price": {"input_per_million": "0.15", "output_per_million": "0.60"}}
     ],
+    "owners": {"acme": {}},
 }
 """A configuration in which every section exists and has what it requires."""
 
@@ -167,6 +169,14 @@ CONFIG_SECTIONS = (
         kind=Price,
         put=_put_into("models", 0, "price"),
         read=lambda config: config.models[0].price,
+    ),
+    ConfigSection(
+        title="An owner's rates",
+        path="owners.<name>",
+        prefix="owners.acme",
+        kind=OwnerRates,
+        put=_put_into("owners", "acme"),
+        read=lambda config: config.owners[0][1],
     ),
 )
 

@@ -1,8 +1,7 @@
 """The composition root: what a server process is made of, and the order in which it begins and ends."""
 
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from uuid import uuid4
@@ -11,13 +10,17 @@ import structlog
 import trio
 
 from dwctl_trio.config import Config
-from dwctl_trio.domain.errors import ServerStopping
+from dwctl_trio.domain.errors import StoreError
 from dwctl_trio.engine.leases import LiveResponses, run_lease_renewal, run_rescuer
 from dwctl_trio.engine.state import Services
+from dwctl_trio.http.admission import Admission
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.application import build_application
 from dwctl_trio.http.authentication import Authenticator
+from dwctl_trio.http.drain import run_drain, watch_signals
 from dwctl_trio.http.server import open_listener, run_server
+from dwctl_trio.observability.loop_lag import LoopLag, run_loop_lag
+from dwctl_trio.observability.metrics import Metrics, Watched
 from dwctl_trio.postgres.embedded import open_embedded_postgres
 from dwctl_trio.postgres.guest_loop import open_guest_loop
 from dwctl_trio.postgres.keys import PostgresKeyStore
@@ -73,18 +76,32 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
     store = PostgresStore(pool, limits=config.limits, daemon_id=uuid4())
     await store.register_process()
     async with open_upstreams(config.upstreams, config.limits) as upstreams:
-        live = LiveResponses()
-        services = Services(store=store, upstream=upstreams, limits=config.limits, live=live)
+        live, metrics = LiveResponses(), Metrics([route.model for route in config.models])
+        lag, names = LoopLag(), tuple(upstream.name for upstream in config.upstreams)
+        metrics.watch(Watched(live=live, loop_lag=lag, pool=pool, upstreams=upstreams, upstream_names=names))
+        admission = Admission(config.limits, dict(config.owners), lambda: lag.seconds)
+        services = Services(
+            store=store,
+            upstream=upstreams,
+            limits=config.limits,
+            live=live,
+            metrics=metrics,
+            loop_lag=lag,
+            note_tokens=admission.note_tokens,
+        )
         keys = PostgresKeyStore(pool) if config.auth_mode == "keys" else None
-        yield Api(services, config, Authenticator(keys, config.limits)), store
+        yield Api(services, config, Authenticator(keys, config.limits), admission), store
     with trio.move_on_after(config.limits.store_call_s, shield=True):
-        await store.stop_process()
+        try:
+            await store.stop_process()
+        except StoreError as error:  # we end all the same; our rows are the rescuer's
+            _log.warning("process_end_not_noted", reason=str(error))
 
 
 async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
     """Serve until SIGTERM or SIGINT, drain, and return; a second signal ends it at once.
 
-    The service nursery: HTTP server, lease renewal, rescuer, signal watcher.
+    The service nursery: HTTP server, lease renewal, rescuer, loop lag, signal watcher.
 
     Args:
         config: What to serve.
@@ -96,21 +113,13 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         open_api(config, pool) as (api, store),
         trio.open_nursery() as services,
     ):
-        limits, live = config.limits, api.services.live
+        limits, live, metrics = config.limits, api.services.live, api.services.metrics
         stopping = trio.Event()
-
-        async def drain() -> None:
-            """Refuse new work, give live streams their grace, then end them."""
-            await stopping.wait()
-            api.stopping = True
-            with trio.move_on_after(limits.shutdown_grace_s):
-                await live.wait_idle()
-            live.stop_all(lambda: ServerStopping("the grace of live streams is over"))
-
-        services.start_soon(run_lease_renewal, store, live, limits, name="lease_renewal")
-        services.start_soon(run_rescuer, store, limits, name="rescuer")
-        services.start_soon(_watch_signals, stopping.set, services.cancel_scope.cancel, name="signals")
-        services.start_soon(drain, name="drain")
+        services.start_soon(run_lease_renewal, store, live, limits, metrics, name="lease_renewal")
+        services.start_soon(run_rescuer, store, limits, metrics, name="rescuer")
+        services.start_soon(run_loop_lag, api.services.loop_lag, metrics.loop_lag.observe, name="loop_lag")
+        services.start_soon(watch_signals, stopping.set, services.cancel_scope.cancel, name="signals")
+        services.start_soon(run_drain, api, stopping, name="drain")
         app = build_application(api, store)
         async with trio.open_nursery() as server:
             server.start_soon(partial(run_server, app, listener, limits, wait_stop=stopping.wait), name="http_server")
@@ -125,16 +134,6 @@ async def _open_listener(config: Config) -> AsyncIterator[socket.socket]:
     """The server's socket, closed also if the server never comes to listening on it."""
     with open_listener(config.host, config.port, config.limits) as listener:
         yield listener
-
-
-async def _watch_signals(stop: Callable[[], None], abort: Callable[[], None]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            _log.info("server_stopping")
-            stop()
-            break
-        async for _ in signals:
-            abort()
 
 
 def _url_of(listener: socket.socket) -> str:

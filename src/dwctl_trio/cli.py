@@ -3,9 +3,10 @@
 import resource
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import trio
@@ -13,7 +14,7 @@ import trio
 from dwctl_trio.analytics.usage import parse_since, render_usage_report
 from dwctl_trio.app import open_database, run_api
 from dwctl_trio.config import Config, load_config, render_config
-from dwctl_trio.config_section import ConfigError
+from dwctl_trio.config.section import ConfigError
 from dwctl_trio.demo import run_demo
 from dwctl_trio.domain.errors import DwctlError
 from dwctl_trio.observability.log import configure_logging
@@ -23,6 +24,8 @@ from dwctl_trio.testing.simulator import run_simulator
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+OWNER_CHARACTERS_MAX = 128
+"""An owner stands in every row, log line and index of its requests."""
 
 _config_option = click.option(
     "--config",
@@ -81,8 +84,8 @@ def keys() -> None:
 @click.option("--owner", required=True, help="Whose requests and responses the key stands for.")
 def create_key(config_path: Path | None, owner: str) -> None:
     """Print a new key, once; only its digest is stored."""
-    if not owner.strip():
-        _fail("--owner: must not be empty", EXIT_USAGE)
+    if not owner.strip() or not owner.isprintable() or len(owner) > OWNER_CHARACTERS_MAX:
+        _fail(f"--owner: expected 1 to {OWNER_CHARACTERS_MAX} printable characters", EXIT_USAGE)
 
     async def run(store: PostgresKeyStore) -> None:
         click.echo(await store.create_key(owner))
@@ -94,13 +97,15 @@ def create_key(config_path: Path | None, owner: str) -> None:
 @_config_option
 def list_keys(config_path: Path | None) -> None:
     """List all keys by their prefix."""
+    rows: list[Any] = []
 
     async def run(store: PostgresKeyStore) -> None:
-        for row in await store.list_keys():
-            state = f"revoked {row['revoked_at']:%Y-%m-%d %H:%M}" if row["revoked_at"] else "live"
-            click.echo(f"{row['prefix']}…  {row['created_at']:%Y-%m-%d %H:%M}  {state:<24}  {row['owner']}")
+        rows.extend(await store.list_keys())
 
     _run_with_keys(config_path, run)
+    for row in rows:  # a slow pager must not keep the embedded database
+        state = f"revoked {row['revoked_at']:%Y-%m-%d %H:%M}" if row["revoked_at"] else "live"
+        click.echo(f"{row['prefix']}…  {row['created_at']:%Y-%m-%d %H:%M}  {state:<24}  {row['owner']}")
 
 
 @keys.command(name="revoke")
@@ -132,7 +137,8 @@ def usage(config_path: Path | None, since: str, by: str) -> None:
 
     async def run() -> None:
         async with open_database(config) as pool:
-            click.echo(render_usage_report(await read_usage(pool, since_s=since_s, by=by), by=by))
+            lines = await read_usage(pool, since_s=since_s, by=by)
+        click.echo(render_usage_report(lines, by=by))  # a slow pager must not keep the embedded database
 
     _run(run)
 
@@ -160,7 +166,8 @@ def demo() -> None:
 def _allow_many_connections() -> None:
     """Take all file descriptors that we may: a stream needs two, and many systems give 1,024 to begin with."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with suppress(OSError, ValueError):  # then we make do with what we have
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _load(path: Path | None, *, host: str | None = None, port: int | None = None) -> Config:

@@ -73,7 +73,8 @@ class StoredResponse:
     response_id: UUID
     state: RowState
     created_at: int
-    request: ResponseRequest
+    request: ResponseRequest | None
+    """What was asked; None when there is a body, which echoes it."""
     body: bytes | None
     """The final response, encoded, exactly as the terminal event carried it; None while there is none."""
     error: ResponseError | None
@@ -118,7 +119,10 @@ class LeaseStore(Protocol):
         """Make this process known as an owner; once, before any row is opened."""
 
     async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
-        """Renew the leases of those of *response_ids* that this process still owns; return them. Idempotent."""
+        """Renew the leases of those of *response_ids* that this process still owns; return them. Idempotent.
+
+        A row that is locked at the moment is returned without being renewed.
+        """
 
     async def rescue_expired(self) -> Sequence[UUID]:
         """End rows whose lease has expired; return their ids. Idempotent."""

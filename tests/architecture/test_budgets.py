@@ -15,6 +15,10 @@ SMALL_FILES = {"app.py": 149, "engine/scope.py": 149}
 REAL_SLEEP_S_MIN = 0.1
 
 SUPERVISION_BOUNDARIES = {
+    ("engine/finalize.py", "_write"),
+    ("engine/leases.py", "_try_to_renew"),
+    ("engine/leases.py", "run_rescuer"),
+    ("engine/scope.py", "open_scope"),
     ("engine/scope.py", "run_scope"),
     ("http/server.py", "GuardedTCPServer.run"),
     ("postgres/guest_loop.py", "GuestLoop._supervise"),

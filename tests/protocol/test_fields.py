@@ -161,3 +161,14 @@ def test_errors_speak_of_types_in_the_words_of_json(value: object, kind: str) ->
 )
 def test_a_list_of_names_reads_like_a_sentence(names: list[str], text: str) -> None:
     assert joined(names) == text
+
+
+def test_what_a_client_wrote_is_repeated_only_in_part() -> None:
+    with pytest.raises(InvalidRequest) as unknown:
+        Fields({"x" * 1_000_000: 1}, "").refuse_unknown(("y",))
+    with pytest.raises(InvalidRequest) as large:
+        Fields({"n": 10**4000}, "").integer("n", minimum=0, maximum=5)
+
+    for caught in (unknown, large):
+        assert len(caught.value.message) < 300
+        assert len(caught.value.param or "") < 200

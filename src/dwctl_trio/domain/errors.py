@@ -7,6 +7,7 @@ DwctlError
 ├── Conflict                the state has moved on
 ├── ServerStopping          the process is asked to end
 ├── LimitExceeded           a bound of domain/limits.py, with a time to try again
+├── Overloaded              a bound of the whole process, with a time to try again
 ├── UpstreamError           the model's server failed
 │   ├── UpstreamTimeout     … to answer in time
 │   ├── UpstreamRejected    … by answering with an error status
@@ -67,6 +68,19 @@ class LimitExceeded(DwctlError):
 
     Args:
         message: Which bound, in the client's words.
+        retry_after_s: When trying again makes sense, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(DwctlError):
+    """The process has as much under way as it can bear, whoever asks.
+
+    Args:
+        message: What is too much.
         retry_after_s: When trying again makes sense, in seconds.
     """
 

@@ -10,6 +10,7 @@ from dwctl_trio.domain.errors import (
     DwctlError,
     LeaseLost,
     LimitExceeded,
+    Overloaded,
     ServerStopping,
     StoreError,
     UpstreamError,
@@ -53,6 +54,9 @@ def describe_failure(error: Exception) -> Failure:
                 http_status=500 if isinstance(error, LeaseLost) else 503,
                 retry_after_s=None if isinstance(error, LeaseLost) else _RETRY_AFTER_S,
             )
+        case Overloaded():
+            overloaded = _server_error(ErrorType.RATE_LIMITED, str(error))
+            return attrs.evolve(overloaded, http_status=503, retry_after_s=error.retry_after_s)
         case ServerStopping():
             stopping = _server_error(ErrorType.LOOP_ERROR, "The server is shutting down. Please try again.")
             return attrs.evolve(stopping, http_status=503, retry_after_s=_RETRY_AFTER_S)

@@ -38,10 +38,20 @@ class Limits:
     """A body that takes longer to arrive is 408."""
     request_depth: int = _bounded(64, minimum=8, maximum=512)
     """Nesting of a JSON body; deeper ones are 400. The decoder's own stack stops at about 1,000."""
-    request_brackets: int = _bounded(500_000, minimum=1000, maximum=100_000_000)
-    """Opening brackets in a JSON body, those inside texts too; decoding one costs a microsecond of everybody's time."""
+    request_brackets: int = _bounded(50_000, minimum=1000, maximum=100_000_000)
+    """Opening brackets in a JSON body, those inside texts too; a message costs everybody 10 microseconds."""
     request_header_bytes: int = _bounded(16 * 1024, minimum=1024, maximum=1024 * 1024)
     """Request line and headers together."""
+
+    # -- what may be under way at once
+    live_responses: int = _bounded(1000, minimum=1, maximum=1_000_000)
+    """Requests for responses in one process; more are 503. A stream costs about 100 kB."""
+    owner_responses: int = _bounded(500, minimum=1, maximum=1_000_000)
+    """Requests for responses of one owner in one process; more are 429."""
+    loop_lag_s: float = _bounded(1.0, minimum=0.01, maximum=60.0)
+    """How late the event loop may be before new requests are 503, so that accepted ones keep their latency."""
+    upstream_waiting: int = _bounded(256, minimum=0, maximum=1_000_000)
+    """Requests that wait for a place at one upstream; more are 429 at once."""
 
     # -- one stream to one client
     event_channel_items: int = _bounded(256, minimum=1, maximum=65536)
@@ -53,7 +63,7 @@ class Limits:
     keep_alive_s: float = _bounded(15.0, minimum=0.05, maximum=300.0)
     """A silent stream gets a comment this often; proxies cut idle connections at 30 s or 60 s."""
     write_progress_s: float = _bounded(30.0, minimum=0.1, maximum=600.0)
-    """A client that takes no byte for this long counts as gone."""
+    """A client that does not take 64 KiB, or what there is, in this time counts as gone."""
     idle_connection_s: float = _bounded(60.0, minimum=0.1, maximum=3600.0)
     """An HTTP connection without a request, or with half a header, is closed after this."""
     connection_backlog: int = _bounded(1024, minimum=1, maximum=65535)

@@ -75,7 +75,7 @@ class Response:
 
     id: UUID
     created_at: int
-    """Unix seconds, by the clock of the process that opened it."""
+    """Unix seconds, by the clock of the database."""
     request: ResponseRequest
     """What was asked; most of it is echoed."""
     status: ResponseStatus

@@ -1,6 +1,7 @@
 """The one allocator of sequence numbers: numbers, encodes, logs and hands over the events of one response.
 
-Rule 1: what is numbered is logged, and goes to the consumer in the same order, whole batches at a time.
+Rule 1: what is numbered is logged, and goes to the consumer in the same order, whole batches at a time: what could
+not be handed over goes with the next batch, so that a consumer who is still there misses nothing.
 Rule 2: a batch is all that one upstream read produced, in one buffer.
 Rule 3: the terminal event is prepared before it is durable and sent after.
 """
@@ -36,11 +37,13 @@ class Emitter:
         self._log: list[bytes] | None = []
         self._log_bytes_left = log_bytes_max
         self._next_number = 0
+        self._unsent: list[bytes] = []
+        """Numbered, but not handed over yet: what was noted, or whose sending was cancelled."""
 
     async def emit(self, events: Sequence[Event]) -> None:
         """Number, log and send *events*.
 
-        Cancellation: the events are numbered and logged; the consumer may not have got them.
+        Cancellation: the events are numbered and logged; if the consumer did not get them, the next send brings them.
 
         Raises:
             trio.BrokenResourceError: The consumer has left.
@@ -48,7 +51,7 @@ class Emitter:
         await self.send(self.prepare(events))
 
     def note(self, events: Sequence[Event]) -> None:
-        """Number and log *events* that nobody is there to receive."""
+        """Number and log *events* without waiting for the consumer; the next send brings them."""
         self._append(self.prepare(events))
 
     def prepare(self, events: Sequence[Event]) -> PreparedEvents:
@@ -58,7 +61,8 @@ class Emitter:
     async def send(self, prepared: PreparedEvents) -> None:
         """Log and send what was prepared last; see ``emit``."""
         self._append(prepared)
-        await self._sink.send(prepared.frames)
+        await self._sink.send(b"".join(self._unsent))
+        self._unsent.clear()
 
     def log_with(self, prepared: PreparedEvents) -> tuple[bytes | None, int]:
         """The whole log as if *prepared* had been sent, None if none is kept, and the last number in it."""
@@ -67,6 +71,7 @@ class Emitter:
         return log, self._next_number + prepared.count - 1
 
     def _append(self, prepared: PreparedEvents) -> None:
+        self._unsent.append(prepared.frames)
         self._log_bytes_left -= len(prepared.frames)
         if self._log_bytes_left < 0:
             self._log = None

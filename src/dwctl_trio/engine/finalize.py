@@ -11,56 +11,73 @@ import attrs
 import trio
 
 from dwctl_trio.domain.assembly import assemble, terminal_event
-from dwctl_trio.domain.errors import StoreError, StoreUnavailable
+from dwctl_trio.domain.errors import LeaseLost, StoreError, StoreUnavailable
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.lifecycle import RowState, apply, ending_change
-from dwctl_trio.domain.response import Cancelled, Completed, Ending, Failed, Incomplete, Response, ResponseStatus
+from dwctl_trio.domain.response import (
+    Cancelled,
+    Completed,
+    Ending,
+    ErrorType,
+    Failed,
+    Incomplete,
+    Response,
+    ResponseStatus,
+)
 from dwctl_trio.domain.steps import Step, StepState
+from dwctl_trio.engine.emitter import PreparedEvents
 from dwctl_trio.engine.state import FIRST_EPOCH, Scope, Services
 from dwctl_trio.observability.log import get_logger
+from dwctl_trio.observability.metrics import EndedResponse, GivenUp
 from dwctl_trio.ports import FinishedResponse
 
 _log = get_logger(__name__)
 
 _OK = 200
+_GRACE_S = 1.0
+"""On top of what the opening itself is bounded by."""
 _CLIENT_CLOSED = 499
 """What servers log for a client that hung up; nobody receives it."""
 
 
-async def finalize(services: Services, scope: Scope, ending: Ending, *, owned: bool = True) -> Response:
+async def finalize(services: Services, scope: Scope, ending: Ending) -> Response:
     """Make *ending* durable and tell it; return the response as told.
 
     Args:
         services: The store, and the bounds of the write.
         scope: The response; its last step is closed here if the loop did not come to it.
         ending: How the loop ended.
-        owned: False when the row is known to be somebody else's, so that nothing is written.
 
     Cancellation: the terminal write is shielded; the telling is not.
     """
-    written = False
-    with trio.move_on_after(services.limits.terminal_write_s, shield=True):
+    with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
         await scope.opened.wait()
+    if isinstance(ending, Failed):
+        scope.note_failure(ending)
     last_step = _end_last_step(scope, ending)
     opening = scope.opening
     if opening is None:  # there is no row: nobody was told of this response
         unopened = _unopened(scope)
         scope.refusal = scope.failure
         scope.head.set()
-        _log_response(scope, ending, opening_known=False, written=False)
+        services.metrics.opening_failures.inc()
+        _record(services, scope, unopened, ending, written=False)
         return unopened
     ended_at = opening.created_at + int(trio.current_time() - scope.started_at)
     response = assemble(opening, [last_step], ending, ended_at=ended_at)
-    if owned:
-        finished = _finished(scope, ending, response, last_step)
-        written = await _write(services, finished)
+    prepared = scope.emitter.prepare([terminal_event(response)])
+    # Also when the lease may be lost: the guard of the statement knows, and asking it cannot harm.
+    written = await _write(services, scope, _finished(scope, ending, response, last_step, prepared))
     if not written:
         response = _not_stored(scope, response)
+        prepared = scope.emitter.prepare([terminal_event(response)])
     if isinstance(ending, Failed) and not scope.head.is_set():
         scope.refusal = scope.failure
     scope.head.set()
-    _log_response(scope, ending, opening_known=True, written=written)
+    _record(services, scope, response, ending, written=written)
     if not isinstance(ending, Cancelled):
-        await _tell(scope, response)
+        with suppress(trio.BrokenResourceError):  # the consumer has left; the response is durable all the same
+            await scope.emitter.send(prepared)
     return response
 
 
@@ -75,8 +92,9 @@ def _end_last_step(scope: Scope, ending: Ending) -> Step:
     return current.end(StepState.CANCELED)
 
 
-def _finished(scope: Scope, ending: Ending, response: Response, last_step: Step) -> FinishedResponse:
-    prepared = scope.emitter.prepare([terminal_event(response)])
+def _finished(
+    scope: Scope, ending: Ending, response: Response, last_step: Step, prepared: PreparedEvents
+) -> FinishedResponse:
     log, last_number = scope.emitter.log_with(prepared)
     state = apply(RowState.PROCESSING, ending_change(ending))
     assert state is not None, "every ending may follow processing"
@@ -109,30 +127,39 @@ def _error_code(ending: Ending) -> str | None:
         case Failed(error=error):
             return error.type.value
         case Cancelled():
-            return "cancelled"
+            return ErrorType.CANCELLED.value
         case _:
             return None
 
 
-async def _write(services: Services, finished: FinishedResponse) -> bool:
+async def _write(services: Services, scope: Scope, finished: FinishedResponse) -> bool:
     """Try the terminal write until it is done, definitely lost, or out of time; True if it is done."""
-    response_id = str(finished.new.response_id)
+    response_id = response_id_text(finished.new.response_id)
     tries = 0
     with trio.move_on_after(services.limits.terminal_write_s, shield=True):
         while True:
             tries += 1
             try:
-                await services.store.finish_response(finished)
+                metering = scope.current.metering(finished.metering.error_code)  # its times count back from the write
+                await services.store.finish_response(attrs.evolve(finished, metering=metering))
             except StoreUnavailable as error:
+                services.metrics.terminal_write_failures.inc()
                 if tries == 1:
                     _log.warning("terminal_write_failed", response_id=response_id, reason=str(error))
                 await trio.sleep(services.limits.terminal_retry_s)
             except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
                 _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
+                is_lost = isinstance(error, LeaseLost)
+                services.metrics.note_given_up(GivenUp.LEASE_LOST if is_lost else GivenUp.REFUSED)
+                return False
+            except Exception:  # noqa: BLE001 - supervision boundary: the terminal write, for the client is still to be told
+                _log.exception("terminal_write_refused", response_id=response_id)
+                services.metrics.note_given_up(GivenUp.REFUSED)
                 return False
             else:
                 return True
     _log.error("terminal_write_given_up", response_id=response_id, tries=tries)
+    services.metrics.note_given_up(GivenUp.TIMEOUT)
     return False
 
 
@@ -144,36 +171,46 @@ def _not_stored(scope: Scope, response: Response) -> Response:
     )
 
 
-async def _tell(scope: Scope, response: Response) -> None:
-    with suppress(trio.BrokenResourceError):  # the consumer has left; the response is durable all the same
-        await scope.emitter.emit([terminal_event(response)])
-
-
 def _unopened(scope: Scope) -> Response:
     """What the caller gets when there is no row; no client ever sees it."""
     failed = scope.fail(StoreUnavailable("the response's row could not be opened"))
     return attrs.evolve(scope.make_opening(0), status=ResponseStatus.FAILED, error=failed.error)
 
 
-def _log_response(scope: Scope, ending: Ending, *, opening_known: bool, written: bool) -> None:
-    """The one canonical line of a response."""
+def _record(services: Services, scope: Scope, response: Response, ending: Ending, *, written: bool) -> None:
+    """The one canonical line of a response, and its place in the metrics."""
     new, current = scope.new, scope.current
     metering, usage = current.metering(_error_code(ending)), current.usage
+    duration_s = trio.current_time() - scope.started_at
     first_token_ago_s = metering.first_token_ago_s
+    first_token_s = None if first_token_ago_s is None else metering.started_ago_s - first_token_ago_s
     _log.info(
         "response_finished",
-        response_id=str(new.response_id),
+        response_id=response_id_text(new.response_id),
         owner=new.owner,
         model=new.request.model,
         upstream=new.route.upstream,
         stream=new.request.stream,
         ending=type(ending).__name__.lower(),
+        status=response.status.value,
         error_type=metering.error_code,
         http_status=metering.http_status,
-        opened=opening_known,
+        opened=scope.opening is not None,
         stored=written,
-        duration_s=round(trio.current_time() - scope.started_at, 4),
-        first_token_s=(None if first_token_ago_s is None else round(metering.started_ago_s - first_token_ago_s, 4)),
+        duration_s=round(duration_s, 4),
+        first_token_s=None if first_token_s is None else round(first_token_s, 4),
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
     )
+    ended = EndedResponse(
+        model=new.route.model,
+        upstream=new.route.upstream,
+        status=response.status,
+        error_type=response.error.type if response.error else None,
+        duration_s=duration_s,
+        first_token_s=first_token_s,
+        usage=usage,
+    )
+    services.metrics.note_response(ended)
+    if usage is not None:
+        services.note_tokens(new.owner, usage.total_tokens)

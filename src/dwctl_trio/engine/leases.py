@@ -17,7 +17,9 @@ import structlog
 import trio
 
 from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.observability.metrics import Metrics
 from dwctl_trio.ports import LeaseStore
 
 _log = structlog.get_logger(__name__)
@@ -110,21 +112,34 @@ class LiveResponses:
             self.stop(response_id, make_reason())
 
 
-async def run_lease_renewal(store: LeaseStore, live: LiveResponses, limits: Limits) -> NoReturn:
-    """Renew the leases of this process for ever, and stop attempts whose lease is gone."""
+async def run_lease_renewal(
+    store: LeaseStore, live: LiveResponses, limits: Limits, metrics: Metrics | None = None
+) -> NoReturn:
+    """Renew the leases of this process for ever, and stop attempts whose lease is gone.
+
+    Args:
+        store: Where they are renewed.
+        live: Whose leases they are.
+        limits: How often, and when to give up.
+        metrics: Where failures are counted; None: nowhere.
+    """
+    failures = (metrics or Metrics()).lease_renewal_failures
     renewed_at = trio.current_time()
     while True:
         expected, begun_at = live.opened(), trio.current_time()
         give_up_at = renewed_at + limits.lease_give_up_s
         renewed: frozenset[UUID] | None = None
-        with trio.move_on_at(max(give_up_at, begun_at + limits.lease_renewal_s)):
+        with trio.move_on_at(max(give_up_at, begun_at + limits.lease_renewal_s)) as patience:
             renewed = await _try_to_renew(store, expected)
+        if patience.cancelled_caught:
+            _log.warning("lease_renewal_failed", reason="the database did not answer in time")
         if renewed is not None:
             renewed_at = begun_at
             for response_id in expected - renewed:
                 live.stop(response_id, LeaseLost("the row is no longer this process's"))
             await trio.sleep(limits.lease_renewal_s)
             continue
+        failures.inc()
         if trio.current_time() >= give_up_at:
             for response_id in live.opened():  # the others hold no lease yet, and hear of the database themselves
                 live.stop(response_id, LeaseLost("the leases of this process could not be renewed in time"))
@@ -137,18 +152,33 @@ async def _try_to_renew(store: LeaseStore, response_ids: frozenset[UUID]) -> fro
         return await store.renew_leases(response_ids)
     except StoreError as error:
         _log.warning("lease_renewal_failed", reason=str(error))
-        return None
+    except Exception:  # noqa: BLE001 - supervision boundary: the renewal, without which every stream of the process would end
+        _log.exception("lease_renewal_failed")
+    return None
 
 
-async def run_rescuer(store: LeaseStore, limits: Limits) -> NoReturn:
-    """End rows of processes that died, for ever; the first sweep is at once."""
+async def run_rescuer(store: LeaseStore, limits: Limits, metrics: Metrics | None = None) -> NoReturn:
+    """End rows of processes that died, for ever; the first sweep is at once.
+
+    Args:
+        store: Where they are.
+        limits: How often, and how many at a time.
+        metrics: Where rescues and failures are counted; None: nowhere.
+    """
+    metrics = metrics or Metrics()
     while True:
         try:
             rescued = await store.rescue_expired()
         except StoreError as error:
             _log.warning("rescue_failed", reason=str(error))
+            metrics.rescue_failures.inc()
+            rescued = ()
+        except Exception:  # noqa: BLE001 - supervision boundary: the rescuer, whose next sweep may do better
+            _log.exception("rescue_failed")
+            metrics.rescue_failures.inc()
             rescued = ()
         for response_id in rescued:
-            _log.warning("response_rescued", response_id=str(response_id))
+            _log.warning("response_rescued", response_id=response_id_text(response_id))
+        metrics.rescued_responses.inc(len(rescued))
         if len(rescued) < limits.rescue_rows:
             await trio.sleep(limits.rescue_interval_s)

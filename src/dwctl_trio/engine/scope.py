@@ -14,9 +14,10 @@ from uuid import UUID
 
 import trio
 
-from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError, StoreUnavailable
+from dwctl_trio.domain.errors import DwctlError, StoreError, StoreUnavailable
 from dwctl_trio.domain.events import ResponseCreated, ResponseInProgress
 from dwctl_trio.domain.failures import Failure
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.response import Cancelled, Ending, Response, ResponseStatus
 from dwctl_trio.engine.finalize import finalize
 from dwctl_trio.engine.loop import run_loop
@@ -115,9 +116,11 @@ async def open_scope(services: Services, scope: Scope) -> None:
         if scope.opening is not None:
             await scope.emitter.emit([ResponseCreated(scope.opening), ResponseInProgress(scope.opening)])
     except StoreError as error:
-        _log.warning("response_not_opened", response_id=str(scope.new.response_id), reason=str(error))
-    except trio.BrokenResourceError:
+        _log.warning("response_not_opened", response_id=response_id_text(scope.new.response_id), reason=str(error))
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the consumer has left; the loop will meet the same and end the response
+    except Exception:  # noqa: BLE001 - supervision boundary: the opening, whose fault must not end the nursery
+        _log.exception("response_not_opened", response_id=response_id_text(scope.new.response_id))
     finally:
         scope.opened.set()
         if scope.opening is None:  # nobody may be told anything, so nothing of the upstream is worth waiting for
@@ -137,9 +140,9 @@ async def run_scope(services: Services, scope: Scope) -> Response:
         except DwctlError as error:  # the work was stopped from outside, or the row could not be opened
             ending = scope.fail(error)
         except Exception as error:  # noqa: BLE001 - supervision boundary: a fault inside a response ends only this one
-            _log.exception("response_loop_failed", response_id=str(scope.new.response_id))
+            _log.exception("response_loop_failed", response_id=response_id_text(scope.new.response_id))
             ending = scope.fail(error)
         except BaseException:  # the client hung up: Cancelled, alone or in the group of some library's nursery
             await finalize(services, scope, Cancelled())
             raise
-        return await finalize(services, scope, ending, owned=not isinstance(attempt.stopped_by, LeaseLost))
+        return await finalize(services, scope, ending)

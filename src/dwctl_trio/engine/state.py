@@ -1,5 +1,7 @@
 """A response being worked on, in memory, and what it is worked on with."""
 
+from collections.abc import Callable
+
 import attrs
 import trio
 
@@ -14,10 +16,18 @@ from dwctl_trio.domain.turn_output import TurnOutput
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.engine.emitter import Emitter
 from dwctl_trio.engine.leases import LiveResponses
+from dwctl_trio.observability.loop_lag import LoopLag
+from dwctl_trio.observability.metrics import Metrics
 from dwctl_trio.ports import CallMetering, EventSink, NewResponse, ResponseStore, Upstream
 
+_DECIDED_STATUS = 500
+"""The HTTP status of a response that the loop gave up: a bound of ours."""
 FIRST_EPOCH = 1
 """The epoch of a warm row: the process that inserts it is its only worker."""
+
+
+def _count_nowhere(_owner: str, _tokens: int) -> None:
+    """For services without rates."""
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +38,10 @@ class Services:
     upstream: Upstream
     limits: Limits
     live: LiveResponses
+    metrics: Metrics = attrs.field(factory=Metrics)
+    loop_lag: LoopLag = attrs.field(factory=LoopLag)
+    note_tokens: Callable[[str, int], None] = _count_nowhere
+    """Told the owner and the tokens of each response that ends, as far as they are known."""
 
 
 class ModelStep:
@@ -115,6 +129,11 @@ class Scope:
         if self.failure is None:
             self.failure = describe_failure(error)
         return Failed(error=self.failure.error)
+
+    def note_failure(self, failed: Failed) -> None:
+        """Remember a failure that the loop decided on by itself, where no error came first."""
+        if self.failure is None:
+            self.failure = Failure(error=failed.error, http_status=_DECIDED_STATUS)
 
     async def wait_opened(self) -> None:
         """Return when the row is durable and ``response.created`` is on its way.

@@ -17,14 +17,15 @@ from dwctl_trio.domain.errors import DwctlError, InvalidRequest, NotFound, Serve
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.engine.scope import ResponseRefused
 from dwctl_trio.engine.state import Services
+from dwctl_trio.http.admission import Admission
 from dwctl_trio.http.authentication import Authenticator, Caller
+from dwctl_trio.http.connection import at_request_end
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
 
 _log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SERVER_ERROR = 500
 
 
 @attrs.define(eq=False)
@@ -34,12 +35,25 @@ class Api:
     services: Services
     config: Config
     authenticator: Authenticator
+    admission: Admission
     stopping: bool = False
     """Set when no new work is taken."""
 
     async def find_caller(self) -> Caller:
         """Who sent the current request."""
         return await self.authenticator.find_caller(request.headers.get("authorization"))
+
+    def admit(self, caller: Caller) -> None:
+        """Take a place for the current request until it has ended.
+
+        Raises:
+            ServerStopping: The server takes no new work.
+            Overloaded: The process has too much under way.
+            LimitExceeded: The caller has.
+        """
+        self.refuse_when_stopping()
+        g.caller = caller
+        at_request_end(self.admission.admit(caller.owner))
 
     async def read_json(self) -> object:
         """The body of the current request, decoded.
@@ -99,6 +113,16 @@ def add_request_ids(app: QuartTrio) -> None:
         return answer
 
 
+def add_rate_limits(app: QuartTrio, api: Api) -> None:
+    """Tell callers with rates what is left of them, on every answer to something that counts."""
+
+    @app.after_request
+    async def give_rates(answer: HttpResponse) -> HttpResponse:
+        if "caller" in g:
+            answer.headers.update(api.admission.headers(g.caller.owner))
+        return answer
+
+
 def add_error_handlers(app: QuartTrio, api: Api) -> None:
     """Answer every error in OpenAI's one shape."""
 
@@ -136,10 +160,11 @@ def _http_exception(error: HTTPException, body_bytes_max: int) -> HttpError:
         case 413:
             message = f"The request's body is too large: at most {body_bytes_max} bytes are allowed."
             code = "request_too_large"
+        case None | 500 | 501 | 502 | 503 | 504:
+            return http_error(error)
         case _:
             message, code = "The request could not be understood.", "invalid_request"
-    status = error.code or _SERVER_ERROR
-    return HttpError(status=status, body=error_body(message, "invalid_request_error", code=code))
+    return HttpError(status=error.code, body=error_body(message, "invalid_request_error", code=code))
 
 
 def _answer(error: HttpError) -> HttpResponse:

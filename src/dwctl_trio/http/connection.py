@@ -6,23 +6,30 @@ the HTTP head before it enters a body, so the head could not be held back from i
 the view and closed in the body is corrupted by a disconnect in between.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 import trio
-from hypercorn.typing import ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 LAST_SEND_S_MAX = 30.0
 """For the last bytes of an answer, which a client may be slow to take; the write deadline ends it earlier."""
 
+_endings: ContextVar[list[Callable[[], None]]] = ContextVar("request_endings")
 _request_nursery: ContextVar[trio.Nursery] = ContextVar("request_nursery")
 
 
 def request_nursery() -> trio.Nursery:
     """The nursery of the request that the calling view serves."""
     return _request_nursery.get()
+
+
+def at_request_end(callback: Callable[[], None]) -> None:
+    """Call *callback* when everything in the request's nursery has ended; it must not raise."""
+    _endings.get().append(callback)
 
 
 class RequestConnection(TrioASGIHTTPConnection):
@@ -33,6 +40,16 @@ class RequestConnection(TrioASGIHTTPConnection):
     a connection is then neither closed on ``Connection: close`` nor ever timed out when idle. The last send is
     therefore shielded. Mended upstream when the keep-alive tests pass without ``finish``.
     """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve one request, then tell those who asked that it has ended."""
+        endings: list[Callable[[], None]] = []
+        _endings.set(endings)
+        try:
+            await super().__call__(receive, send)
+        finally:
+            for callback in endings:
+                callback()
 
     async def handle_request(  # type: ignore[override]  # as quart-trio itself
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable

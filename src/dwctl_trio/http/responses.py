@@ -35,6 +35,7 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
     @app.post("/v1/responses")
     async def create_response() -> HttpResponse:
         caller = await api.find_caller()
+        api.admit(caller)
         wanted = parse_request(await api.read_json())
         path = choose_path(wanted)
         if path not in {Path.WARM_STREAM, Path.WARM_BLOCKING}:
@@ -47,7 +48,6 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
             route=api.find_route(wanted.model),
             first_step_id=uuid4(),
         )
-        api.refuse_when_stopping()
         if path is Path.WARM_STREAM:
             receive_frames = await run_inline_streaming(api.services, new, request_nursery())
             body = EventBody(receive_frames, keep_alive_s=api.services.limits.keep_alive_s)
@@ -107,6 +107,7 @@ def _not_yet(wanted: ResponseRequest) -> InvalidRequest:
 
 def _render_unfinished(stored: StoredResponse) -> bytes:
     """A response without a final body: still under way, or ended by somebody who had none to write."""
+    assert stored.request is not None, "a row has its body or its request"
     response = Response(
         id=stored.response_id,
         created_at=stored.created_at,

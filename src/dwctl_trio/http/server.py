@@ -3,6 +3,7 @@
 Each class says which fault it mends and how to know that upstream has mended it.
 """
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -33,6 +34,10 @@ _WRITE_BYTES = 64 * 1024
 
 
 _HTTP_2 = b"2.0"
+_TELL_S = 5.0
+"""For telling the terminal events after the last terminal writes."""
+_BREAK_OFF_S = 0.5
+"""After the end of that, for connections that can still end by themselves."""
 
 
 class PlainHttpProtocol(H11Protocol):
@@ -46,6 +51,10 @@ class PlainHttpProtocol(H11Protocol):
         if event.http_version == _HTTP_2:
             await self._send_error_response(505)
             raise h11.RemoteProtocolError("HTTP/2 is not spoken here")
+        size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+        if size > self.config.h11_max_incomplete_size:  # h11 bounds a head only while it is incomplete
+            await self._send_error_response(431)
+            raise h11.RemoteProtocolError("the head is too large")
 
     async def _create_stream(self, request: h11.Request) -> None:
         """Begin a request without its wish to leave HTTP/1.1."""
@@ -116,10 +125,13 @@ class GuardedTCPServer(TCPServer):
     """
 
     write_progress_s: float
+    connections: set["GuardedTCPServer"]
+    """All that are open."""
     _at_end = False
 
     async def run(self) -> None:
         """Serve one connection to its end; never raises but for what ends the process."""
+        self.connections.add(self)
         try:
             await super().run()
         except Exception as error:  # noqa: BLE001 - supervision boundary: the connection guard
@@ -130,6 +142,8 @@ class GuardedTCPServer(TCPServer):
                 _log_fault(faults)
             if fatal is not None:
                 raise fatal from None
+        finally:
+            self.connections.discard(self)
 
     async def protocol_send(self, event: Event) -> None:
         """Write within the deadline; a client that takes nothing counts as gone."""
@@ -157,14 +171,41 @@ class GuardedTCPServer(TCPServer):
     async def _write(self, data: bytes) -> bool:
         """Whether the client took all of *data*, each piece in time."""
         view = memoryview(data)
-        with trio.CancelScope(shield=True) as scope:
-            try:
-                for start in range(0, len(view), _WRITE_BYTES):
-                    scope.deadline = trio.current_time() + self.write_progress_s
+        for start in range(0, len(view), _WRITE_BYTES):
+            if start > 0:
+                await self._end_here_if_cancelled()
+            with trio.move_on_after(self.write_progress_s, shield=True) as scope:
+                try:
                     await self.stream.send_all(view[start : start + _WRITE_BYTES])
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return False
+            if scope.cancelled_caught:
                 return False
-        return not scope.cancelled_caught
+        return True
+
+    async def _end_here_if_cancelled(self) -> None:
+        """Between two pieces of a write: a cancelled one is not continued, and nothing can follow half of it."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            await trio.aclose_forcefully(self.stream)
+            raise
+
+
+class _ToStructlog(logging.Handler):
+    """What hypercorn logs is a fault of ours or its own; it goes where our logs go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass *record* on."""
+        _log.error("server_fault", message=record.getMessage(), exc_info=record.exc_info)
+
+
+def _error_logger() -> logging.Logger:
+    logger = logging.getLogger("dwctl_trio.hypercorn")
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    logger.handlers = [_ToStructlog()]
+    return logger
 
 
 def _log_fault(error: Exception) -> None:
@@ -211,16 +252,35 @@ async def run_server(
         wait_stop: Returns when no more connections are to be accepted.
         task_status: Started when connections are accepted.
     """
-    server = type("Server", (GuardedTCPServer,), {"write_progress_s": limits.write_progress_s})
+    connections: set[GuardedTCPServer] = set()
+    fields = {"write_progress_s": limits.write_progress_s, "connections": connections}
+    server = type("Server", (GuardedTCPServer,), fields)
     setattr(hypercorn.trio.run, "TCPServer", server)  # noqa: B010 - hypercorn offers no other way in
     setattr(hypercorn.protocol, "H11Protocol", PlainHttpProtocol)  # noqa: B010 - the same
     config = HypercornConfig()
-    config.accesslog = config.errorlog = None
+    config.accesslog = None
+    config.errorlog = _error_logger()
     config.alpn_protocols = ["http/1.1"]
     config.include_server_header = False
     config.keep_alive_timeout = limits.idle_connection_s
     config.h11_max_incomplete_size = limits.request_header_bytes
-    config.graceful_timeout = limits.shutdown_grace_s + 2 * limits.terminal_write_s
+    config.graceful_timeout = limits.shutdown_grace_s + 2 * limits.terminal_write_s + _TELL_S
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     sockets = Sockets(secure_sockets=[], insecure_sockets=[listener], quic_sockets=[])
-    await worker_serve(wrapped, config, sockets=sockets, shutdown_trigger=wait_stop, task_status=task_status)
+
+    async def break_off() -> None:
+        """Close what is still open when the time is over, or at once when the server is cancelled.
+
+        A write is shielded, so that no cancellation leaves half a frame; the end of the process does not wait for it.
+        """
+        try:
+            await wait_stop()
+            await trio.sleep(config.graceful_timeout + _BREAK_OFF_S)
+        finally:
+            for connection in connections:
+                connection.stream.socket.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(break_off, name="break_off")
+        await worker_serve(wrapped, config, sockets=sockets, shutdown_trigger=wait_stop, task_status=task_status)
+        nursery.cancel_scope.cancel()

@@ -1,12 +1,16 @@
-"""Everything outside ``/v1/responses``: the models, and whether the server lives and is ready."""
+"""Everything outside ``/v1/responses``: the models, whether the server lives and is ready, and what it counts."""
 
+import attrs
 import trio
 from quart import Response as HttpResponse
+from quart import g, request
 from quart_trio import QuartTrio
 
 from dwctl_trio.domain.errors import NotFound, StoreError
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.http.api import Api
+from dwctl_trio.http.connection import at_request_end
+from dwctl_trio.observability.metrics import CONTENT_TYPE, Metrics, MetricsPage
 from dwctl_trio.ports import LeaseStore
 from dwctl_trio.protocol import json
 
@@ -14,7 +18,10 @@ _ANY_MODEL = "*"
 
 
 def add_system_routes(app: QuartTrio, api: Api, leases: LeaseStore) -> None:
-    """Put the views on *app*."""
+    """Put the views on *app*, and count the requests of all."""
+    metrics = api.services.metrics
+    page = MetricsPage(metrics)
+    _count_requests(app, metrics)
 
     @app.get("/v1/models")
     async def list_models() -> HttpResponse:
@@ -45,6 +52,43 @@ def add_system_routes(app: QuartTrio, api: Api, leases: LeaseStore) -> None:
         except (StoreError, trio.TooSlowError):
             return _json(503, {"status": "database unavailable"})
         return _json(200, {"status": "ok"})
+
+    @app.get("/metrics")
+    async def tell_metrics() -> HttpResponse:
+        """No key is needed, as for the other two: there is nothing of a client in it."""
+        return HttpResponse(page.read(), headers={"content-type": CONTENT_TYPE})
+
+
+@attrs.define(eq=False)
+class _Exchange:
+    """A request, and whether it was answered."""
+
+    method: str
+    route: str | None
+    """The template of its URL; None where no view serves it."""
+    is_answered: bool = False
+
+
+def _count_requests(app: QuartTrio, metrics: Metrics) -> None:
+    """Count each request when its answer begins, or when it has ended without one."""
+
+    @app.before_request
+    async def expect_answer() -> None:
+        rule = request.url_rule
+        exchange = g.exchange = _Exchange(request.method, None if rule is None else str(rule.rule))
+
+        def count_unanswered() -> None:
+            if not exchange.is_answered:
+                metrics.note_request(exchange.method, exchange.route, None)
+
+        at_request_end(count_unanswered)
+
+    @app.after_request
+    async def count_answer(answer: HttpResponse) -> HttpResponse:
+        exchange = g.exchange
+        exchange.is_answered = True
+        metrics.note_request(exchange.method, exchange.route, answer.status_code)
+        return answer
 
 
 def _render_model(route: ModelRoute) -> dict[str, object]:

@@ -6,6 +6,7 @@ Rule 2: no bodies, no keys.
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -14,6 +15,25 @@ import structlog
 def get_logger(name: str) -> Any:
     """The logger of a module."""
     return structlog.get_logger(name)
+
+
+class _Writer:
+    """Writes lines to a stream; one that cannot be written to (a full disk, a closed pipe) decides no answer.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Write *line*, or lose it."""
+        with suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = log = fatal = msg
 
 
 def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info") -> None:
@@ -30,12 +50,13 @@ def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info") -> No
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if watched:
-        processors.append(structlog.dev.ConsoleRenderer())
+        # The prettier tracebacks show local variables, and so bodies and keys.
+        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=lambda *_: _Writer(stream),
         cache_logger_on_first_use=True,
     )

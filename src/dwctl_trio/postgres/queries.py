@@ -84,3 +84,5 @@ def refusals(name: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise StoreError(f"PostgreSQL refused the statement {name} ({error.sqlstate})") from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise StoreError(f"the driver could not run the statement {name}") from error

@@ -137,7 +137,7 @@ class PostgresStore:
             response_id=row["id"],
             state=RowState(row["state"]),
             created_at=row["created_at"],
-            request=parse_request(msgspec.json.decode(row["request"])),
+            request=parse_request(msgspec.json.decode(row["request"])) if row["request"] is not None else None,
             body=row["response"].encode() if row["response"] is not None else None,
             error=_error_from_text(row["error"]),
         )

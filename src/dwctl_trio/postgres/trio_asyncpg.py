@@ -44,6 +44,7 @@ _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,  # class 08: the connection is lost
     asyncpg.InsufficientResourcesError,  # class 53: too many connections, out of memory or disk
     asyncpg.OperatorInterventionError,  # class 57: shut down, starting up, cancelled by the server's own limits
+    asyncpg.ReadOnlySQLTransactionError,  # 25006: a standby, for as long as a failover takes
 )
 
 

@@ -3,7 +3,7 @@
 Rule 1: a turn is finished when the upstream says why it stopped; bytes that end without that are a failure.
 Rule 2: how the bytes were split, into reads or into chunks, changes no text, call, reason or count.
 Rule 3: what came before a failure is given out before the failure is raised.
-Rule 4: after the finish only usage is read; it is reported once, when it is final.
+Rule 4: after the finish only usage is read; it is reported once, when it is final, and nothing can fail any more.
 
 It knows no connection and no clock: feed it bytes, get fragments.
 
@@ -146,6 +146,10 @@ class ChunkReassembler:
             if failure is not None and not self._is_over:
                 raise failure
         except UpstreamError as error:
+            if self._is_finished:  # the model had its say: what is wrong behind it costs the usage at most
+                self._report_usage()
+                self._is_over = True
+                return fragments
             self._failure = error
             if not fragments:
                 raise

@@ -7,7 +7,7 @@ import math
 
 import attrs
 
-from dwctl_trio.domain.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
+from dwctl_trio.domain.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, StoreError
 from dwctl_trio.domain.failures import Failure, describe_failure
 from dwctl_trio.domain.response import ErrorCode, ErrorType
 from dwctl_trio.protocol import json
@@ -48,6 +48,10 @@ def http_error(error: Exception) -> HttpError:
             return HttpError(status=404, body=error_body(str(error), "invalid_request_error", code="not_found"))
         case Conflict():
             return HttpError(status=409, body=error_body(str(error), "invalid_request_error", code="conflict"))
+        case StoreError():
+            failure = describe_failure(error)
+            message = "The server's database is not available. Please try again later."
+            return failure_error(attrs.evolve(failure, error=attrs.evolve(failure.error, message=message)))
         case _:
             return failure_error(describe_failure(error))
 

@@ -11,6 +11,9 @@ from dwctl_trio.domain.errors import InvalidRequest
 
 _Value = TypeVar("_Value")
 
+_SHOWN_CHARACTERS_MAX = 100
+"""Of what a client wrote, in an error that repeats it."""
+
 _JSON_NAMES: Mapping[type, str] = {
     str: "a string",
     bool: "a boolean",
@@ -64,7 +67,7 @@ class Fields:
         """Raise for the first field that is not in *known*."""
         for name in self._values:
             if name not in known:
-                path = self.path(name)
+                path = self.path(name if len(name) <= _SHOWN_CHARACTERS_MAX else f"{name[:_SHOWN_CHARACTERS_MAX]}…")
                 raise InvalidRequest(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
 
     def raw(self, name: str) -> object:
@@ -155,10 +158,19 @@ class Fields:
         if value < minimum:
             code = "integer_below_min_value" if isinstance(value, int) else "decimal_below_min_value"
             raise InvalidRequest(
-                f"Invalid '{path}': expected a value >= {minimum}, but got {value} instead.", param=path, code=code
+                f"Invalid '{path}': expected a value >= {minimum}, but got {_shown(value)} instead.",
+                param=path,
+                code=code,
             )
         if maximum is not None and value > maximum:
             code = "integer_above_max_value" if isinstance(value, int) else "decimal_above_max_value"
             raise InvalidRequest(
-                f"Invalid '{path}': expected a value <= {maximum}, but got {value} instead.", param=path, code=code
+                f"Invalid '{path}': expected a value <= {maximum}, but got {_shown(value)} instead.",
+                param=path,
+                code=code,
             )
+
+
+def _shown(value: float) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]}…"

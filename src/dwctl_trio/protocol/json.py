@@ -98,7 +98,7 @@ def _explain(body: bytes, error: msgspec.DecodeError) -> str:
         return "The body is empty; it must be a JSON object."
     if body.startswith(_BOM):
         return "The body must not begin with a byte order mark."
-    if any(found["lone"] for found in _ESCAPE.finditer(body)):
+    if len(body) <= _PATH_BODY_BYTES_MAX and any(found["lone"] for found in _ESCAPE.finditer(body)):
         return "The body holds half of a UTF-16 surrogate pair; such escapes come in pairs only."
     if "out of range" in str(error):
         return "The body holds a number that is out of range."

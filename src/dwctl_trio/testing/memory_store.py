@@ -272,12 +272,14 @@ class MemoryStore:
         row = self._find(response_id, owner)
         if row is None:
             return None
-        assert row.request is not None, "a stored row has its request"
+        if row.response is None and row.request is None:
+            return None
+        shown = row.request if row.response is None else None
         return StoredResponse(
             response_id=row.id,
             state=row.state,
             created_at=int(row.created_at),
-            request=parse_request(msgspec.json.decode(row.request)),
+            request=parse_request(msgspec.json.decode(shown)) if shown is not None else None,
             body=row.response,
             error=row.error,
         )

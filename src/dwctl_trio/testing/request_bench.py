@@ -96,15 +96,20 @@ class RequestBench:
         self.told.clear()
         self.channels.clear()
         self.refused = None
-        self.new = NewResponse(
-            response_id=uuid4(),
-            owner=OWNER,
-            key_prefix=None,
-            request=parse_request({"model": model, "input": "hello", "stream": stream}),
-            route=ModelRoute(model=model, upstream=_UPSTREAM, upstream_model=model),
-            first_step_id=uuid4(),
-        )
+        self.new = make_new(model, stream=stream)
         return self.new
+
+
+def make_new(model: str, *, stream: bool) -> NewResponse:
+    """A request for one answer of *model*, under new ids."""
+    return NewResponse(
+        response_id=uuid4(),
+        owner=OWNER,
+        key_prefix=None,
+        request=parse_request({"model": model, "input": "hello", "stream": stream}),
+        route=ModelRoute(model=model, upstream=_UPSTREAM, upstream_model=model),
+        first_step_id=uuid4(),
+    )
 
 
 @asynccontextmanager

@@ -133,9 +133,10 @@ class UpstreamClient:
             self._places.release()
 
     async def _take_place(self) -> None:
-        with trio.move_on_after(self._limits.upstream_wait_s):
-            await self._places.acquire()
-            return
+        if self._places.value > 0 or self._places.statistics().tasks_waiting < self._limits.upstream_waiting:
+            with trio.move_on_after(self._limits.upstream_wait_s):
+                await self._places.acquire()
+                return
         raise LimitExceeded(
             "Too many requests are under way at the model's server. Please try again later.",
             retry_after_s=_WAIT_RETRY_AFTER_S,
@@ -174,6 +175,7 @@ class UpstreamClient:
             raise UpstreamUnreachable("The model's server could not be reached.") from error
         except httpx.TransportError as error:
             raise UpstreamError("The connection to the model's server broke.") from error
+        deadline.pause()
         closing = _ClosingResponse(response)
         if response.status_code not in _SUCCESS:
             async with closing:
@@ -267,6 +269,8 @@ class HttpTurn:
 
     async def _read(self) -> bytes | None:
         """The next bytes; None at the end of the body, or when nothing more is of interest."""
+        if self._reassembler.finished:
+            self._deadline.lift()
         if self._reassembler.is_complete:
             with trio.move_on_after(self._limits.upstream_drain_s):
                 await self._drain()

@@ -4,6 +4,7 @@ Rule 1: one scope a call, not one a read: a read costs no more than setting a nu
 Rule 2: while nobody reads, only the limit for the whole call runs.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -52,6 +53,15 @@ class CallDeadline:
         self._first_byte_at = trio.current_time() + self._limits.upstream_first_byte_s
         self._set(self._first_byte_at, _FIRST_BYTE)
 
+    def pause(self) -> None:
+        """Nobody reads: only the limit for the whole call runs."""
+        self._set(self._total_at, _TOTAL)
+
+    def lift(self) -> None:
+        """Nothing is late any more: the answer is whole, and whatever else is read has bounds of its own."""
+        self._total_at = math.inf
+        self._set(math.inf, _TOTAL)
+
     @contextmanager
     def expect_chunk(self) -> Iterator[None]:
         """For one read in the block: until the first byte is due, or as long as two chunks may be apart."""
@@ -61,7 +71,7 @@ class CallDeadline:
         else:
             self._set(trio.current_time() + self._limits.upstream_chunk_s, _CHUNK)
         yield
-        self._set(self._total_at, _TOTAL)
+        self.pause()
 
     def _set(self, at: float, expected: str) -> None:
         self._expected = expected if at < self._total_at else _TOTAL

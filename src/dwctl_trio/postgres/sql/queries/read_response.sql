@@ -1,7 +1,12 @@
 -- read_response
--- One response of one owner, as GET shows it.
+-- One response of one owner, as GET shows it: its final body, or what it takes to show one that has none.
 select
-    id, model, upstream, upstream_model, state, epoch, request, response, error, response_status, store, stream,
+    id,
+    state,
+    case when response is null then request end as request,
+    response,
+    error,
     floor(extract(epoch from created_at))::bigint as created_at
 from requests
 where id = :response_id and owner = :owner and surface = 'responses' and store
+    and (response is not null or request is not null)

@@ -1,9 +1,9 @@
-"""The configuration: ``config.yaml``, overridden by ``DWCTL_*``, strict, as one frozen value.
+"""Reading the configuration: ``config.yaml``, overridden by ``DWCTL_*``, strict, as one frozen value.
 
 Rule 1: a wrong value names its key, itself, and what is allowed; an unknown key names the nearest known one.
 Rule 2: environment variables override the file: ``DWCTL_AUTH__MODE=none`` is ``auth.mode``; their values are YAML.
 Rule 3: ``${VAR}`` inside a string of the file is that environment variable, which must be set.
-Rule 4: ``render_config`` masks every secret: keys, headers, and what is before the ``@`` of a URL.
+Rule 4: no error repeats a secret.
 
 Source: the outside contract of the design.
 """
@@ -16,91 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
-from dwctl_trio.config_section import ConfigError, Section, describe_kind, show
-from dwctl_trio.config_url import MASK, is_base_url, is_database_url, mask_url
-from dwctl_trio.config_yaml import decode_yaml
-from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.config.section import ConfigError, Section, describe_kind, show
+from dwctl_trio.config.url import is_base_url, is_database_url, mask_url
+from dwctl_trio.config.values import Config, UpstreamConfig, UpstreamTimeouts
+from dwctl_trio.config.yaml_document import decode_yaml
+from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.models import ModelRoute, Price
-from dwctl_trio.protocol.chat_completions import DEFAULT_QUIRKS, Quirks
+from dwctl_trio.domain.rates import OwnerRates
+from dwctl_trio.protocol.chat_completions import Quirks
 
 ENVIRONMENT_PREFIX = "DWCTL_"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_RATE_MAX = 1_000_000_000
+"""A minute's worth of anything."""
 _NO_TOOLS = "server tools are not available in this release; remove the key"
-_ANY_MODEL = "*"
-
-
-@attrs.frozen(kw_only=True)
-class UpstreamTimeouts:
-    """Where one upstream's times differ from ``limits``; None: they do not."""
-
-    connect_s: float | None = None
-    """As ``upstream_connect_s``."""
-    first_byte_s: float | None = None
-    """As ``upstream_first_byte_s``."""
-    chunk_s: float | None = None
-    """As ``upstream_chunk_s``."""
-    total_s: float | None = None
-    """As ``upstream_total_s``."""
-
-
-@attrs.frozen(kw_only=True)
-class UpstreamConfig:
-    """One chat-completions server."""
-
-    name: str
-    """By which models refer to it."""
-    base_url: str
-    """Up to and with ``/v1``; ``/chat/completions`` is added."""
-    api_key: str | None = None
-    """Sent as ``Authorization: Bearer``; None sends no such header."""
-    max_concurrency: int = 256
-    """Calls under way at once."""
-    quirks: Quirks = DEFAULT_QUIRKS
-    """How it differs from the API that it imitates."""
-    headers: tuple[tuple[str, str], ...] = ()
-    """Sent with every call."""
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
-    """Where its times differ from ``limits``."""
-
-
-@attrs.frozen(kw_only=True)
-class Config:
-    """Everything an operator can set."""
-
-    host: str = "127.0.0.1"
-    """The address to listen on; ``0.0.0.0`` for all."""
-    port: int = 3001
-    """The original's; 0 takes any free one."""
-    database_url: str | None = None
-    """None: embedded PostgreSQL under ``data_dir``."""
-    data_dir: Path = Path(".dwctl")
-    """Where the embedded PostgreSQL keeps its data."""
-    auth_mode: str = "keys"
-    """``none`` lets everybody in as ``local``, and is refused unless ``host`` is a loopback address."""
-    upstreams: tuple[UpstreamConfig, ...] = ()
-    """The chat-completions servers, by name."""
-    models: tuple[ModelRoute, ...] = ()
-    """In the file's order; a route named ``*`` serves any other name."""
-    limits: Limits = DEFAULT_LIMITS
-    """Every bound of the system, by name."""
-    log_level: str = "info"
-    """The least serious event that is logged."""
-
-    def find_route(self, model: str) -> ModelRoute | None:
-        """Where calls for *model* go, or None if no route serves it."""
-        for route in self.models:
-            if route.model == model:
-                return route
-        for route in self.models:
-            if route.model == _ANY_MODEL:
-                passed_on = model if route.upstream_model == _ANY_MODEL else route.upstream_model
-                return attrs.evolve(route, model=model, upstream_model=passed_on)
-        return None
 
 
 def load_config(
@@ -131,7 +64,10 @@ def load_config(
         raise ConfigError(f"{path}: a mapping or list contains itself") from error
     _override(document, environment)
     document |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-    return parse_config(document)
+    config = parse_config(document)
+    if path is None:
+        return config
+    return attrs.evolve(config, data_dir=path.parent / config.data_dir)  # an absolute one stays as it is
 
 
 def parse_config(document: Mapping[str, Any]) -> Config:
@@ -142,7 +78,19 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     """
     top = Section(document, "")
     top.refuse_unknown(
-        ("host", "port", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits", "log_level")
+        (
+            "host",
+            "port",
+            "database_url",
+            "data_dir",
+            "auth",
+            "upstreams",
+            "models",
+            "tools",
+            "owners",
+            "limits",
+            "log_level",
+        )
     )
     if top.items("tools"):
         top.fail("tools", _NO_TOOLS)
@@ -157,6 +105,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         upstreams=_parse_upstreams(top.section("upstreams")),
         models=_parse_models(top),
         limits=_parse_limits(top.section("limits")),
+        owners=_parse_owners(top.section("owners")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
     _check_whole(config)
@@ -276,6 +225,17 @@ def _parse_price(section: Section) -> Price:
     )
 
 
+def _parse_owners(section: Section) -> tuple[tuple[str, OwnerRates], ...]:
+    return tuple((name, _parse_rates(section.section(name))) for name in section.names())
+
+
+def _parse_rates(section: Section) -> OwnerRates:
+    names = tuple(field.name for field in attrs.fields(OwnerRates))
+    section.refuse_unknown(names)
+    given = [name for name in names if section.get(name) is not None]
+    return OwnerRates(**{name: section.integer(name, 1, minimum=1, maximum=_RATE_MAX) for name in given})
+
+
 def _parse_limits(section: Section) -> Limits:
     fields = attrs.fields(Limits)
     section.refuse_unknown(tuple(field.name for field in fields))
@@ -336,51 +296,3 @@ def _spelling_in(section: Mapping[str, Any], key: str) -> str:
         if isinstance(known, str) and known.lower().replace("-", "_") == key:
             return known
     return key
-
-
-def render_config(config: Config) -> str:
-    """The configuration in force as YAML, secrets masked."""
-    document = {
-        "host": config.host,
-        "port": config.port,
-        "database_url": None if config.database_url is None else mask_url(config.database_url),
-        "data_dir": str(config.data_dir),
-        "auth": {"mode": config.auth_mode},
-        "upstreams": {upstream.name: _render_upstream(upstream) for upstream in config.upstreams},
-        "models": [_render_route(route) for route in config.models],
-        "log_level": config.log_level,
-        "limits": attrs.asdict(config.limits),
-    }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-
-
-def _render_upstream(upstream: UpstreamConfig) -> dict[str, object]:
-    quirks, timeouts = upstream.quirks, attrs.asdict(upstream.timeouts)
-    return {
-        "base_url": mask_url(upstream.base_url),
-        "api_key": MASK if upstream.api_key else None,
-        "max_concurrency": upstream.max_concurrency,
-        "quirks": {
-            "drop": sorted(quirks.drop),
-            "rename": dict(quirks.rename),
-            "developer_role": quirks.developer_role,
-            "stream_usage": quirks.stream_usage,
-        },
-        "headers": {name: MASK for name, _ in upstream.headers},
-        "timeouts": {name: value for name, value in timeouts.items() if value is not None},
-    }
-
-
-def _render_route(route: ModelRoute) -> dict[str, object]:
-    rendered: dict[str, object] = {
-        "name": route.model,
-        "upstream": route.upstream,
-        "upstream_model": route.upstream_model,
-    }
-    if route.price is not None:
-        rendered["price"] = {
-            "input_per_million": str(route.price.input_per_million),
-            "output_per_million": str(route.price.output_per_million),
-            "currency": route.price.currency,
-        }
-    return rendered

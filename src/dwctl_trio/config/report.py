@@ -1,0 +1,57 @@
+"""The configuration in force, for people to read: as YAML, every secret masked."""
+
+import attrs
+import yaml
+
+from dwctl_trio.config.url import MASK, mask_url
+from dwctl_trio.config.values import Config, UpstreamConfig
+from dwctl_trio.domain.models import ModelRoute
+
+
+def render_config(config: Config) -> str:
+    """The configuration in force as YAML, secrets masked."""
+    document = {
+        "host": config.host,
+        "port": config.port,
+        "database_url": None if config.database_url is None else mask_url(config.database_url),
+        "data_dir": str(config.data_dir),
+        "auth": {"mode": config.auth_mode},
+        "upstreams": {upstream.name: _render_upstream(upstream) for upstream in config.upstreams},
+        "models": [_render_route(route) for route in config.models],
+        "owners": {name: attrs.asdict(rates) for name, rates in config.owners},
+        "log_level": config.log_level,
+        "limits": attrs.asdict(config.limits),
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _render_upstream(upstream: UpstreamConfig) -> dict[str, object]:
+    quirks, timeouts = upstream.quirks, attrs.asdict(upstream.timeouts)
+    return {
+        "base_url": mask_url(upstream.base_url),
+        "api_key": MASK if upstream.api_key else None,
+        "max_concurrency": upstream.max_concurrency,
+        "quirks": {
+            "drop": sorted(quirks.drop),
+            "rename": dict(quirks.rename),
+            "developer_role": quirks.developer_role,
+            "stream_usage": quirks.stream_usage,
+        },
+        "headers": {name: MASK for name, _ in upstream.headers},
+        "timeouts": {name: value for name, value in timeouts.items() if value is not None},
+    }
+
+
+def _render_route(route: ModelRoute) -> dict[str, object]:
+    rendered: dict[str, object] = {
+        "name": route.model,
+        "upstream": route.upstream,
+        "upstream_model": route.upstream_model,
+    }
+    if route.price is not None:
+        rendered["price"] = {
+            "input_per_million": str(route.price.input_per_million),
+            "output_per_million": str(route.price.output_per_million),
+            "currency": route.price.currency,
+        }
+    return rendered

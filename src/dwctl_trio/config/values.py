@@ -1,0 +1,84 @@
+"""What an operator can set, as frozen values."""
+
+from pathlib import Path
+
+import attrs
+
+from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.rates import OwnerRates
+from dwctl_trio.protocol.chat_completions import DEFAULT_QUIRKS, Quirks
+
+ANY = "*"
+"""Stands for every name that has no entry of its own."""
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamTimeouts:
+    """Where one upstream's times differ from ``limits``; None: they do not."""
+
+    connect_s: float | None = None
+    """As ``upstream_connect_s``."""
+    first_byte_s: float | None = None
+    """As ``upstream_first_byte_s``."""
+    chunk_s: float | None = None
+    """As ``upstream_chunk_s``."""
+    total_s: float | None = None
+    """As ``upstream_total_s``."""
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamConfig:
+    """One chat-completions server."""
+
+    name: str
+    """By which models refer to it."""
+    base_url: str
+    """Up to and with ``/v1``; ``/chat/completions`` is added."""
+    api_key: str | None = None
+    """Sent as ``Authorization: Bearer``; None sends no such header."""
+    max_concurrency: int = 256
+    """Calls under way at once."""
+    quirks: Quirks = DEFAULT_QUIRKS
+    """How it differs from the API that it imitates."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent with every call."""
+    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    """Where its times differ from ``limits``."""
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """Everything an operator can set."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; ``0.0.0.0`` for all."""
+    port: int = 3001
+    """The original's; 0 takes any free one."""
+    database_url: str | None = None
+    """None: embedded PostgreSQL under ``data_dir``."""
+    data_dir: Path = Path(".dwctl")
+    """Where the embedded PostgreSQL keeps its data; relative to the configuration file, if there is one."""
+    auth_mode: str = "keys"
+    """``none`` lets everybody in as ``local``, and is refused unless ``host`` is a loopback address."""
+    upstreams: tuple[UpstreamConfig, ...] = ()
+    """The chat-completions servers, by name."""
+    models: tuple[ModelRoute, ...] = ()
+    """In the file's order; a route named ``*`` serves any other name."""
+    owners: tuple[tuple[str, OwnerRates], ...] = ()
+    """Rates by owner; ``*`` holds for owners without an entry of their own."""
+    limits: Limits = DEFAULT_LIMITS
+    """Every bound of the system, by name."""
+    log_level: str = "info"
+    """The least serious event that is logged."""
+
+    def find_route(self, model: str) -> ModelRoute | None:
+        """Where calls for *model* go, or None if no route serves it."""
+        for route in self.models:
+            if route.model == model:
+                return route
+        for route in self.models:
+            if route.model == ANY:
+                passed_on = model if route.upstream_model == ANY else route.upstream_model
+                return attrs.evolve(route, model=model, upstream_model=passed_on)
+        return None

@@ -1,0 +1,43 @@
+"""How a server ends: signals, the grace of live streams, and then their end.
+
+Rule 1: with the first signal nothing new begins; streams under way have ``shutdown_grace_s``.
+Rule 2: after the grace every stream is stopped, with a terminal event of its own; a second signal ends all at once.
+"""
+
+import signal
+from collections.abc import Callable
+from typing import NoReturn
+
+import structlog
+import trio
+
+from dwctl_trio.domain.errors import ServerStopping
+from dwctl_trio.http.api import Api
+
+_log = structlog.get_logger(__name__)
+
+_STOP_AGAIN_S = 0.1
+"""Between two looks for responses to stop once the grace is over: one may have come in at the last moment."""
+
+
+async def watch_signals(stop: Callable[[], None], abort: Callable[[], None]) -> None:
+    """Call *stop* at the first SIGTERM or SIGINT, *abort* at the second."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            _log.info("server_stopping")
+            stop()
+            break
+        async for _ in signals:
+            abort()
+
+
+async def run_drain(api: Api, stopping: trio.Event) -> NoReturn:
+    """Once *stopping* is set: refuse new work, give live streams their grace, then end them."""
+    await stopping.wait()
+    api.stopping = True
+    live = api.services.live
+    with trio.move_on_after(api.services.limits.shutdown_grace_s):
+        await live.wait_idle()
+    while True:
+        live.stop_all(lambda: ServerStopping("the grace of live streams is over"))
+        await trio.sleep(_STOP_AGAIN_S)
