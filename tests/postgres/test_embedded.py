@@ -5,6 +5,7 @@ plain case. Waiting is done on process descriptors and pipes, never by sleeping.
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -140,6 +141,14 @@ def query(dsn: str, statement: str) -> Any:
     return asyncio.run(fetch())
 
 
+async def wait_served(dsn: str) -> None:
+    with trio.fail_after(WAIT_S_MAX):
+        while True:
+            with contextlib.suppress(OSError, asyncpg.PostgresError):
+                if await fetch(dsn, "SELECT 1") == 1:
+                    return
+
+
 async def fetch(dsn: str, statement: str) -> Any:
     return await trio.to_thread.run_sync(query, dsn, statement)
 
@@ -238,16 +247,19 @@ async def test_an_attached_process_leaves_the_server_running(warm_place: Place) 
         assert await fetch(server.dsn, "SELECT 1") == 1
 
 
-def test_after_a_killed_owner_the_next_to_open_owns_though_others_are_attached(warm_place: Place) -> None:
+@pytest.mark.parametrize("end", ["kill", "close"])
+async def test_an_attached_process_takes_the_server_over_when_its_owner_ends(warm_place: Place, end: str) -> None:
     first = warm_place.start()
-    server = first.answer()
-    attached = warm_place.start()
-    assert not attached.answer()["owner"]
-    first.kill()
-    attached.close()
-    third = warm_place.start()
-    assert third.answer()["owner"]
-    assert query(server["dsn"], "SELECT 1") == 1
+    address = await trio.to_thread.run_sync(first.answer)
+    async with open_embedded_postgres(warm_place.data_dir, warm_place.options) as joined:
+        assert not joined.owner
+        await trio.to_thread.run_sync(getattr(first, end))
+
+        await wait_served(joined.dsn)
+        assert joined.dsn == address["dsn"]
+        later = warm_place.start()
+        assert not (await trio.to_thread.run_sync(later.answer))["owner"]
+        await trio.to_thread.run_sync(later.close)
 
 
 async def test_an_error_of_the_body_comes_out_as_it_is(warm_place: Place) -> None:

@@ -1,6 +1,7 @@
 """The PostgreSQL that comes along: started on first use, shared by every process on its directory, gone with its owner.
 
-Rule 1: the process that holds the lock of the data directory owns the server; the others attach and never stop it.
+Rule 1: the process that holds the lock of the data directory owns the server; the others attach and never stop it,
+but one of them becomes its owner, behind the same DSN, when the owner ends.
 Rule 2: the server is the owner's child and dies with it, by a fast shutdown, also when the owner is killed.
 Rule 3: a server that dies under its living owner is started again, behind the same DSN.
 Rule 4: nothing here knows a table; whoever has the DSN needs nothing else from this package.
@@ -14,7 +15,8 @@ import errno
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -33,6 +35,9 @@ ATTACH_S_MAX = server.INITDB_S_MAX + server.TAKEOVER_S_MAX + server.START_S_MAX
 
 RESTARTS_MAX = 5
 """Restarts of a server that keeps dying; more of them are a broken disk or machine."""
+
+HEIR_S = 0.5
+"""Between two looks of an attached process whether the owner is still there."""
 
 STEADY_S = 60.0
 """A server that lived for this long does not count as one that keeps dying."""
@@ -87,7 +92,8 @@ async def open_embedded_postgres(
         options: Durability, and root's place for what must be reachable.
 
     Yields:
-        The server, accepting connections. An owner stops it on the way out, an attached process leaves it alone.
+        The server, accepting connections. An owner stops it on the way out, an attached process leaves it alone, and
+        starts it again if its owner ends first.
 
     Raises:
         EmbeddedPostgresError: It could not be started or reached in time; the text says why and what to do.
@@ -98,7 +104,8 @@ async def open_embedded_postgres(
         directory = files.open_data_dir(data_dir)
         found = await _own_or_attach(directory)
     if isinstance(found, Address):
-        yield EmbeddedPostgres(dsn=found.dsn, pid=found.pid, owner=False, data_dir=directory)
+        async with _beside(partial(_inherit, directory, options, found), "embedded_postgres_heir"):
+            yield EmbeddedPostgres(dsn=found.dsn, pid=found.pid, owner=False, data_dir=directory)
         return
     try:
         async with _run_owned(directory, options) as address:
@@ -120,7 +127,7 @@ async def _run_owned(data_dir: Path, options: EmbeddedPostgresOptions) -> AsyncI
         try:
             with _operating_system_errors(data_dir):
                 address = server.announce(plan, owned.process)
-            async with _kept_running(plan, owned):
+            async with _beside(partial(_keep_running, plan, owned), "embedded_postgres_keeper"):
                 yield address
         finally:
             await server.stop_process(owned.process)
@@ -131,11 +138,11 @@ async def _run_owned(data_dir: Path, options: EmbeddedPostgresOptions) -> AsyncI
 
 
 @contextlib.asynccontextmanager
-async def _kept_running(plan: server.ServerPlan, owned: _Owned) -> AsyncIterator[None]:
-    """Watch over the server during the body, whose errors come out as they are and not as a nursery's group."""
+async def _beside(task: Callable[[], Awaitable[None]], name: str) -> AsyncIterator[None]:
+    """Run *task* during the body, whose errors come out as they are and not as a nursery's group."""
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_keep_running, plan, owned, name="embedded_postgres_keeper")
+        nursery.start_soon(task, name=name)
         try:
             yield
         except BaseException as exc:  # noqa: BLE001 - raised again below, outside of the nursery
@@ -214,3 +221,22 @@ async def _keep_running(plan: server.ServerPlan, owned: _Owned) -> None:
         except (EmbeddedPostgresError, OSError) as exc:
             log.error("embedded_postgres_restart_failed", reason=str(exc))  # noqa: TRY400 - the reason is the log's tail
             return
+
+
+async def _inherit(data_dir: Path, options: EmbeddedPostgresOptions, joined: Address) -> None:
+    """Take the server over once its owner has ended, behind the same address; never raises but when cancelled."""
+    while True:
+        await trio.sleep(HEIR_S)
+        lock = files.take_lock_nowait(data_dir)
+        if lock is None:
+            continue
+        try:
+            log.warning("embedded_postgres_inherited", data_dir=str(data_dir), former_owner=joined.owner_pid)
+            async with _run_owned(data_dir, options) as address:
+                if address.dsn != joined.dsn:
+                    log.error("embedded_postgres_moved", data_dir=str(data_dir))
+                await trio.sleep_forever()
+        except (EmbeddedPostgresError, OSError) as exc:
+            log.error("embedded_postgres_not_inherited", reason=str(exc))  # noqa: TRY400 - the reason is the log's tail
+        finally:
+            os.close(lock)

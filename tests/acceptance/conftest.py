@@ -1,0 +1,187 @@
+"""What the tests of the real process share: servers, their logs, and clients that stream from them."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import trio
+import yaml
+
+from dwctl_trio.app import open_database
+from dwctl_trio.config import Config
+from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.postgres.pool import Pool
+from dwctl_trio.testing.simulator import Simulator, open_simulator
+
+WAIT_S = 60.0
+"""Bound of the tests' waits: far more than any needs on a busy machine, far less than a hung run."""
+
+PROMISE_S = 60.0
+"""A row whose process died is ended within this, by the design."""
+
+QUICK = Limits(lease_s=2.0, lease_renewal_s=0.4, lease_give_up_s=1.2, rescue_interval_s=0.3, shutdown_grace_s=0.3)
+PAUSED = "echo-4-pause-2"
+"""Says two words and waits."""
+
+RAMP = 50
+"""Streams that begin together; many more would be refused by a server that is late."""
+
+DELTA = b"event: response.output_text.delta\n"
+UNDER_WAY = "select count(*) from requests where state in ('pending', 'claimed', 'processing')"
+ENDINGS = "select state || '/' || coalesce(error ->> 'type', '') from requests order by 1"
+
+
+@attrs.define(eq=False)
+class Server:
+    """A server process."""
+
+    process: trio.Process
+    url: str = ""
+    log: list[Mapping[str, Any]] = attrs.Factory(list)
+    """What it logged."""
+    _logged: trio.Event = attrs.Factory(trio.Event)
+
+    @property
+    def events(self) -> list[str]:
+        """What it logged, by name."""
+        return [entry["event"] for entry in self.log]
+
+    async def read_log(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Follow its log to the end; started when it says that it has."""
+        assert self.process.stderr is not None
+        pending = b""
+        async for chunk in self.process.stderr:
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                entry = json.loads(line)
+                self.log.append(entry)
+                self._logged.set()
+                self._logged = trio.Event()
+                if entry["event"] == "server_started":
+                    self.url = entry["url"]
+                    task_status.started()
+
+    async def wait_logged(self, event: str) -> None:
+        """Return when it has logged *event*."""
+        with trio.fail_after(WAIT_S):
+            while event not in self.events:
+                await self._logged.wait()
+
+    async def end_by(self, number: signal.Signals) -> int:
+        """Send a signal; the exit status."""
+        self.process.send_signal(number)
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def open_server(path: Path) -> AsyncIterator[Server]:
+    """The server of the configuration *path*, killed at the end if it still runs."""
+    command = [sys.executable, "-m", "dwctl_trio", "serve", "--config", str(path)]
+    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+    server = Server(process)
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(WAIT_S):
+                await nursery.start(server.read_log)
+            yield server
+            nursery.cancel_scope.cancel()
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+@attrs.define(eq=False)
+class Client:
+    """Somebody who streams one response."""
+
+    http: httpx.AsyncClient
+    has_delta: trio.Event = attrs.Factory(trio.Event)
+    received: bytes = b""
+    is_cut: bool = False
+    """Whether the connection ended within the stream."""
+
+    async def stream(self, model: str, text: str = "hello") -> None:
+        body = {"model": model, "input": text, "stream": True}
+        try:
+            async with self.http.stream("POST", "/v1/responses", json=body) as answer:
+                assert answer.status_code == 200, await answer.aread()
+                async for chunk in answer.aiter_bytes():
+                    self.received += chunk
+                    if DELTA in self.received:
+                        self.has_delta.set()
+        except httpx.TransportError:
+            self.is_cut = True
+
+    def events(self) -> list[Mapping[str, Any]]:
+        lines = self.received.decode().split("\n")
+        return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+    @property
+    def response_id(self) -> str:
+        found: str = self.events()[0]["response"]["id"]
+        return found
+
+
+def open_http(server: Server) -> httpx.AsyncClient:
+    """A client of *server* without a bound on its connections."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=server.url, timeout=2 * PROMISE_S, limits=limits, trust_env=False)
+
+
+@asynccontextmanager
+async def streaming(server: Server, count: int, model: str = PAUSED) -> AsyncIterator[list[Client]]:
+    """*count* clients that have got their first words, followed to the end of their streams; ``key:0``, ``key:1``, …"""
+    with trio.fail_after(PROMISE_S):
+        async with open_http(server) as http, trio.open_nursery() as nursery:
+            clients = [Client(http) for _ in range(count)]
+            for begin in range(0, count, RAMP):
+                for index in range(begin, min(begin + RAMP, count)):
+                    nursery.start_soon(clients[index].stream, model, f"hello key:{index}")
+                for client in clients[begin : begin + RAMP]:
+                    await client.has_delta.wait()
+            yield clients
+
+
+async def get_response(server: Server, response_id: str) -> Mapping[str, Any]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S, trust_env=False) as http:
+        answer = await http.get(f"/v1/responses/{response_id}")
+        assert answer.status_code == 200
+        found: Mapping[str, Any] = answer.json()
+        return found
+
+
+async def wait_none_under_way(pool: Pool) -> None:
+    """Ask until every row has ended; the caller bounds it."""
+    while await pool.fetchval(UNDER_WAY):
+        await pool.execute("select pg_sleep(0.05)")
+
+
+def write_config(path: Path, simulator: Simulator, limits: Limits, **fields: Any) -> Path:
+    changed = {name: value for name, value in attrs.asdict(limits).items() if value != getattr(DEFAULT_LIMITS, name)}
+    document = {
+        "port": 0,
+        "auth": {"mode": "none"},
+        "upstreams": {"simulator": {"base_url": simulator.base_url, "max_concurrency": 1000}},
+        "models": [{"name": "*", "upstream": "simulator"}],
+        "limits": changed,
+        **fields,
+    }
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+@asynccontextmanager
+async def open_world(
+    dsn: str, tmp_path: Path, limits: Limits, **fields: Any
+) -> AsyncIterator[tuple[Path, Pool, Simulator]]:
+    """A migrated database, an upstream, and the configuration of servers on both."""
+    async with open_simulator() as simulator, open_database(Config(database_url=dsn), migrating=True) as pool:
+        yield write_config(tmp_path / "config.yaml", simulator, limits, database_url=dsn, **fields), pool, simulator
