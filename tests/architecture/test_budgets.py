@@ -126,7 +126,7 @@ def test_what_catches_everything_raises_it_again() -> None:
 
 
 RAISES_LATER = {
-    ("postgres/embedded.py", "_kept_running"),
+    ("postgres/embedded.py", "_beside"),
 }
 """Keeps the exception and raises it outside of its nursery."""
 
