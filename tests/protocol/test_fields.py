@@ -13,8 +13,8 @@ from dwctl_trio.testing.request_strategies import json_values
 READERS: dict[str, Any] = {
     "text": lambda fields: fields.text("field"),
     "flag": lambda fields: fields.flag("field"),
-    "number": lambda fields: fields.number("field", minimum=-(10**30), maximum=10**400),
-    "integer": lambda fields: fields.integer("field", minimum=-(10**30)),
+    "number": lambda fields: fields.number("field", minimum=-(10**400), maximum=10**400),
+    "integer": lambda fields: fields.integer("field", minimum=-(10**400)),
     "items": lambda fields: fields.items("field"),
     "object": lambda fields: fields.object("field"),
 }
