@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -30,6 +31,8 @@ QUICK = Limits(lease_s=2.0, lease_renewal_s=0.4, lease_give_up_s=1.2, rescue_int
 PAUSED = "echo-4-pause-2"
 """Says two words and waits."""
 
+LISTENING = "0A"
+"""As Linux writes it in the table of sockets."""
 RAMP = 50
 """Streams that begin together; many more would be refused by a server that is late."""
 
@@ -73,6 +76,22 @@ class Server:
         with trio.fail_after(WAIT_S):
             while event not in self.events:
                 await self._logged.wait()
+
+    def open_files(self) -> int:
+        """How many file descriptors it holds."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def open_connections(self) -> int:
+        """How many clients it holds a connection with."""
+        port = f":{urlsplit(self.url).port:04X}"
+        rows = [line.split() for line in Path(f"/proc/{self.process.pid}/net/tcp").read_text("ascii").splitlines()[1:]]
+        return sum(row[1].endswith(port) and row[3] != LISTENING and row[9] != "0" for row in rows)
+
+    def resident_bytes(self) -> int:
+        """How much memory it holds."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8").splitlines()
+        (line,) = [line for line in lines if line.startswith("VmRSS:")]
+        return int(line.split()[1]) * 1024
 
     async def end_by(self, number: signal.Signals) -> int:
         """Send a signal; the exit status."""
@@ -165,11 +184,13 @@ async def wait_none_under_way(pool: Pool) -> None:
 
 
 def write_config(path: Path, simulator: Simulator, limits: Limits, **fields: Any) -> Path:
+    """Write the configuration of a server; *fields* differ at its top, those in ``upstream`` in its only upstream."""
+    upstream = {"base_url": simulator.base_url, "max_concurrency": 1000, **fields.pop("upstream", {})}
     changed = {name: value for name, value in attrs.asdict(limits).items() if value != getattr(DEFAULT_LIMITS, name)}
     document = {
         "port": 0,
         "auth": {"mode": "none"},
-        "upstreams": {"simulator": {"base_url": simulator.base_url, "max_concurrency": 1000}},
+        "upstreams": {"simulator": upstream},
         "models": [{"name": "*", "upstream": "simulator"}],
         "limits": changed,
         **fields,

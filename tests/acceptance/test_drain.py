@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import trio
 from tests.acceptance.conftest import (
+    DELTA,
     ENDINGS,
     PAUSED,
     QUICK,
@@ -23,6 +25,7 @@ from tests.acceptance.conftest import (
     open_server,
     open_world,
     streaming,
+    wait_none_under_way,
 )
 
 from dwctl_trio.postgres.pool import Pool
@@ -256,3 +259,20 @@ async def stop(server: Server, number: signal.Signals) -> tuple[int, float]:
     with trio.fail_after(WAIT_S):
         status = await server.end_by(number)
     return status, trio.current_time() - begun_at
+
+
+@pytest.mark.slow
+async def test_clients_that_sent_on_and_broke_off_do_not_hold_up_the_end(postgres_dsn, tmp_path):
+    limits = attrs.evolve(QUICK, keep_alive_s=0.05)
+    async with open_world(postgres_dsn, tmp_path, limits) as (path, pool, _), open_server(path) as server:
+        for _ in range(STALLED):
+            async with open_begun(server, PAUSED) as begun:
+                await begun.stream.send_all(begun.body + b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 5000)
+                while DELTA not in await begun.stream.receive_some(65536):
+                    pass
+                begun.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with trio.fail_after(WAIT_S):
+            await wait_none_under_way(pool)
+        status, seconds = await stop(server, signal.SIGTERM)
+    assert status == 0
+    assert seconds < 5.0

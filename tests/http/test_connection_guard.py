@@ -194,3 +194,33 @@ async def test_a_head_that_comes_in_one_piece_is_bounded_like_any_other(service:
             await client.send(head)
             assert (await client.read_until(b"\r\n")).startswith(b"HTTP/1.1 431")
     await assert_serves(service)
+
+
+@pytest.mark.slow
+async def test_a_client_that_sends_on_and_breaks_off_leaves_no_task_behind(postgres_dsn: str) -> None:
+    async with open_service(postgres_dsn, {"limits": {"keep_alive_s": 0.05}}) as service:
+        await service.client.get("/healthz")
+        base = _connection_tasks()
+        for index in range(10):
+            async with open_raw(service) as client:
+                asked = as_request(ask("pause-2-4", key=f"sent-on-{index}", stream=True))
+                await client.send(asked + (GET + b"\r\n") * 5000)  # more than the server reads at once
+                await client.read_until(DELTA)
+                await client.reset()
+            await wait_terminal(service, f"sent-on-{index}")
+
+        with trio.fail_after(WAIT_S):
+            while _connection_tasks() > base:
+                await service.client.get("/healthz")
+
+
+def _connection_tasks() -> int:
+    """Tasks of this process that serve a connection."""
+
+    def count(task: trio.lowlevel.Task) -> int:
+        below = sum(count(child) for nursery in task.child_nurseries for child in nursery.child_tasks)
+        return below + task.name.endswith("._run_handler")
+
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return count(root)
