@@ -39,6 +39,7 @@ models:
   - {name: "*", upstream: local}
 tools: []
 limits: {turns: 3, keep_alive_s: 5}
+tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
 """
 
@@ -91,6 +92,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
             ModelRoute(model="*", upstream="local", upstream_model="*"),
         ),
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
+        tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
     )
 
@@ -232,6 +234,42 @@ def test_a_wrong_variable_is_named(environment: dict[str, str], expected: str) -
     assert str(caught.value) == expected
 
 
+@pytest.mark.parametrize(
+    ("tracing", "expected"),
+    [
+        ({"endpoit": "http://a"}, "tracing.endpoit: unknown key; did you mean 'tracing.endpoint'?"),
+        ("http://a", "tracing: expected a mapping of keys, but got a string"),
+        ({"endpoint": 4318}, "tracing.endpoint: expected a string, but got 4318"),
+    ],
+)
+def test_a_wrong_key_of_tracing_is_named(tracing: object, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"tracing": tracing})
+
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("localhost:4318", "***"),
+        ("grpc://a:4317", "grpc://a:4317"),
+        ("http://user:sk-secret@a", "http://***@a"),
+        ("http://a/otlp?key=sk-secret", "http://a/otlp?***"),
+        ("", "***"),
+    ],
+)
+def test_a_wrong_collector_is_shown_without_its_secrets(endpoint: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"tracing": {"endpoint": endpoint}})
+
+    allowed = "http://host[:port] or https://… without user and password"
+    assert str(caught.value) == (
+        f"tracing.endpoint: expected {allowed}, but got {shown!r}; "
+        "a key of the collector goes into the environment variable OTEL_EXPORTER_OTLP_HEADERS"
+    )
+
+
 def test_a_variable_inside_a_string_is_replaced_wherever_it_stands(tmp_path: Path) -> None:
     text = "upstreams: {local: {base_url: 'http://${HOST_A}:${PORT_A}/v1', quirks: {drop: ['${FIELD}']}}}"
 
@@ -286,7 +324,7 @@ known_names = st.sampled_from(
         *("host", "port", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits", "log_level"),
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
-        *("input_per_million", "output_per_million", "currency", "keep_alive_s"),
+        *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
     ]
 )
 trees = st.recursive(
@@ -387,6 +425,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "data_dir": draw(names),
         "auth": {"mode": draw(st.sampled_from(["keys", "none"]))},
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
+        "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
         "models": draw(st.lists(model, max_size=2, unique_by=lambda entry: entry["name"])),
         "limits": limits,

@@ -74,7 +74,7 @@ def _default(key: ConfigKey) -> str:
         return "required"
     if key.path.endswith("upstream_model"):
         return "the name"
-    if key.path in {"auth", "limits", "upstreams.<name>.quirks"}:
+    if key.path in {"auth", "limits", "tracing", "upstreams.<name>.quirks"}:
         return "see below"
     if value is None or isinstance(value, tuple | frozenset) or attrs.has(type(value)):
         return "none"

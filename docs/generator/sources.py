@@ -28,7 +28,11 @@ MINIMAL: Mapping[str, Any] = {
 """A configuration in which every section exists and has what it requires."""
 
 _WRONG_VALUES = ("?", 7, [7])
-_KEYS_WITHOUT_A_FIELD = {"auth": "Who may use the API.", "tools": "For a later release; must be empty."}
+_KEYS_WITHOUT_A_FIELD = {
+    "auth": "Who may use the API.",
+    "tracing": "Whom spans are told.",
+    "tools": "For a later release; must be empty.",
+}
 
 
 def member_docs(kind: type) -> dict[str, str]:
@@ -169,6 +173,15 @@ CONFIG_SECTIONS = (
         kind=Price,
         put=_put_into("models", 0, "price"),
         read=lambda config: config.models[0].price,
+    ),
+    ConfigSection(
+        title="Tracing",
+        path="tracing",
+        prefix="tracing",
+        kind=Config,
+        put=_put_into("tracing"),
+        read=lambda config: config,
+        fields={"endpoint": "tracing_endpoint"},
     ),
     ConfigSection(
         title="An owner's rates",

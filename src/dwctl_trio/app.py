@@ -21,6 +21,7 @@ from dwctl_trio.http.drain import run_drain, watch_signals
 from dwctl_trio.http.server import open_listener, run_server
 from dwctl_trio.observability.loop_lag import LoopLag, run_loop_lag
 from dwctl_trio.observability.metrics import Metrics, Watched
+from dwctl_trio.observability.tracing import open_tracing
 from dwctl_trio.postgres.embedded import open_embedded_postgres
 from dwctl_trio.postgres.guest_loop import open_guest_loop
 from dwctl_trio.postgres.keys import PostgresKeyStore
@@ -75,7 +76,10 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
     """All that the HTTP application needs, over *pool*."""
     store = PostgresStore(pool, limits=config.limits, daemon_id=uuid4())
     await store.register_process()
-    async with open_upstreams(config.upstreams, config.limits) as upstreams:
+    async with (
+        open_upstreams(config.upstreams, config.limits) as upstreams,
+        open_tracing(config.tracing_endpoint, config.limits) as tracing,
+    ):
         live, metrics = LiveResponses(), Metrics([route.model for route in config.models])
         lag, names = LoopLag(), tuple(upstream.name for upstream in config.upstreams)
         metrics.watch(Watched(live=live, loop_lag=lag, pool=pool, upstreams=upstreams, upstream_names=names))
@@ -86,6 +90,7 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
             limits=config.limits,
             live=live,
             metrics=metrics,
+            tracing=tracing,
             loop_lag=lag,
             note_tokens=admission.note_tokens,
         )

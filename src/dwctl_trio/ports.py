@@ -19,6 +19,7 @@ from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import Response, ResponseError
 from dwctl_trio.domain.steps import Chain, Step
 from dwctl_trio.domain.turn import Fragment, ModelTurn
+from dwctl_trio.protocol.trace_context import TraceContext
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +32,8 @@ class NewResponse:
     request: ResponseRequest
     route: ModelRoute
     first_step_id: UUID
+    trace: TraceContext | None = None
+    """Where its work belongs in a trace; not stored."""
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +146,8 @@ class UpstreamCall:
     turns: tuple[ModelTurn, ...]
     """Earlier turns of this response, oldest first."""
     step_id: UUID
+    trace: TraceContext | None = None
+    """What the upstream is told of the trace; None for nothing."""
 
 
 class TurnStream(Protocol):

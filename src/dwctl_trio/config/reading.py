@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
+_TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NO_TOOLS = "server tools are not available in this release; remove the key"
 
 
@@ -88,6 +90,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "models",
             "tools",
             "owners",
+            "tracing",
             "limits",
             "log_level",
         )
@@ -106,6 +109,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         models=_parse_models(top),
         limits=_parse_limits(top.section("limits")),
         owners=_parse_owners(top.section("owners")),
+        tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
     _check_whole(config)
@@ -234,6 +238,29 @@ def _parse_rates(section: Section) -> OwnerRates:
     section.refuse_unknown(names)
     given = [name for name in names if section.get(name) is not None]
     return OwnerRates(**{name: section.integer(name, 1, minimum=1, maximum=_RATE_MAX) for name in given})
+
+
+def _parse_tracing(section: Section) -> str | None:
+    section.refuse_unknown(("endpoint",))
+    endpoint = section.optional_text("endpoint")
+    if endpoint is None:
+        return None
+    if not is_base_url(endpoint) or "@" in endpoint:
+        section.fail(
+            "endpoint",
+            f"expected http://host[:port] or https://… without user and password, but got {show(mask_url(endpoint))}; "
+            "a key of the collector goes into the environment variable OTEL_EXPORTER_OTLP_HEADERS",
+        )
+    if not all(_is_installed(module) for module in _TRACING_MODULES):
+        section.fail("endpoint", "needs OpenTelemetry, which is not installed; run: pip install 'dwctl-trio[tracing]'")
+    return endpoint.rstrip("/")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _parse_limits(section: Section) -> Limits:

@@ -19,6 +19,7 @@ def render_config(config: Config) -> str:
         "upstreams": {upstream.name: _render_upstream(upstream) for upstream in config.upstreams},
         "models": [_render_route(route) for route in config.models],
         "owners": {name: attrs.asdict(rates) for name, rates in config.owners},
+        "tracing": {"endpoint": config.tracing_endpoint},
         "log_level": config.log_level,
         "limits": attrs.asdict(config.limits),
     }

@@ -126,6 +126,8 @@ class Limits:
     # -- the process
     shutdown_grace_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
     """Live streams may go on for this long after SIGTERM before they get a terminal event."""
+    tracing_flush_s: float = _bounded(2.0, minimum=0.0, maximum=30.0)
+    """For the last spans when the process ends: a collector in reach takes milliseconds, one that is gone all of it."""
     ready_check_s: float = _bounded(1.0, minimum=0.05, maximum=30.0)
     """For the database's answer to ``/readyz``."""
     key_cache_s: float = _bounded(4.0, minimum=0.0, maximum=5.0)

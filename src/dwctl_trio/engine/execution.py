@@ -7,11 +7,17 @@ Rule 3: items close when the model stops; usage that comes later only adds to th
 
 from collections.abc import Sequence
 
-from dwctl_trio.domain.errors import LimitExceeded, UpstreamError
+import trio
+
+from dwctl_trio.domain.errors import LimitExceeded, UpstreamError, UpstreamRejected
 from dwctl_trio.domain.events import ItemEvent
+from dwctl_trio.domain.failures import describe_failure
+from dwctl_trio.domain.ids import response_id_text
+from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.steps import StepState
 from dwctl_trio.domain.turn import Fragment, TurnFinished, UsageReported
 from dwctl_trio.engine.state import ModelStep, Scope, Services
+from dwctl_trio.observability.tracing import CallSpan, TracedCall
 from dwctl_trio.ports import UpstreamCall
 
 
@@ -23,7 +29,10 @@ async def execute_model_call(services: Services, scope: Scope) -> None:
         trio.BrokenResourceError: The consumer has left.
     """
     current = scope.current
-    call = UpstreamCall(route=scope.new.route, request=scope.new.request, turns=(), step_id=current.step.id)
+    span = _start_span(services, scope)
+    call = UpstreamCall(
+        route=scope.new.route, request=scope.new.request, turns=(), step_id=current.step.id, trace=span.context
+    )
     try:
         async with services.upstream.open_turn(call) as stream:
             current.http_status = stream.http_status
@@ -35,6 +44,7 @@ async def execute_model_call(services: Services, scope: Scope) -> None:
                 if events:
                     await scope.emitter.emit(events)
     except (UpstreamError, LimitExceeded) as error:
+        span.end(current.usage, _error_type(error))
         failed = scope.fail(error)
         if isinstance(error, UpstreamError) and current.http_status is None:
             current.http_status = error.status
@@ -43,8 +53,31 @@ async def execute_model_call(services: Services, scope: Scope) -> None:
         if closing:
             await scope.emitter.emit(closing)
         scope.chain.append(current.end(StepState.FAILED, failed.error))
+    except BaseException as error:
+        span.end(current.usage, _error_type(error))
+        raise
     else:
+        span.end(current.usage, None)
         scope.chain.append(current.end(StepState.COMPLETED))
+
+
+def _start_span(services: Services, scope: Scope) -> CallSpan:
+    new = scope.new
+    traced = TracedCall(
+        model=new.request.model, upstream=new.route.upstream, response_id=response_id_text(new.response_id)
+    )
+    return services.tracing.start_call(traced, new.trace)
+
+
+def _error_type(error: BaseException) -> str:
+    """What a span says of a call that did not succeed."""
+    match error:
+        case UpstreamRejected(status=int(status)):
+            return str(status)
+        case Exception() if not isinstance(error, trio.BrokenResourceError):
+            return describe_failure(error).error.type.value
+        case _:  # the client has left, or the work was stopped
+            return ErrorType.CANCELLED.value
 
 
 def apply_fragments(current: ModelStep, fragments: Sequence[Fragment]) -> list[ItemEvent]:

@@ -18,6 +18,7 @@ from dwctl_trio.engine.emitter import Emitter
 from dwctl_trio.engine.leases import LiveResponses
 from dwctl_trio.observability.loop_lag import LoopLag
 from dwctl_trio.observability.metrics import Metrics
+from dwctl_trio.observability.tracing import NoTracing, Tracing
 from dwctl_trio.ports import CallMetering, EventSink, NewResponse, ResponseStore, Upstream
 
 _DECIDED_STATUS = 500
@@ -39,6 +40,7 @@ class Services:
     limits: Limits
     live: LiveResponses
     metrics: Metrics = attrs.field(factory=Metrics)
+    tracing: Tracing = attrs.field(factory=NoTracing)
     loop_lag: LoopLag = attrs.field(factory=LoopLag)
     note_tokens: Callable[[str, int], None] = _count_nowhere
     """Told the owner and the tokens of each response that ends, as far as they are known."""

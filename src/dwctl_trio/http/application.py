@@ -6,6 +6,7 @@ from dwctl_trio.http.api import Api, add_error_handlers, add_rate_limits, add_re
 from dwctl_trio.http.connection import RequestConnection
 from dwctl_trio.http.responses import add_responses_routes
 from dwctl_trio.http.system import add_system_routes
+from dwctl_trio.http.tracing import add_tracing
 from dwctl_trio.ports import LeaseStore
 
 
@@ -20,6 +21,7 @@ def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     add_request_ids(app)
+    add_tracing(app, api.services.tracing)
     add_rate_limits(app, api)
     add_error_handlers(app, api)
     add_responses_routes(app, api)

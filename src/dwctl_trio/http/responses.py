@@ -17,6 +17,7 @@ from dwctl_trio.engine.scope import run_inline_blocking, run_inline_streaming
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.connection import request_nursery
 from dwctl_trio.http.event_body import EventBody
+from dwctl_trio.http.tracing import current_trace
 from dwctl_trio.ports import NewResponse, StoredResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import parse_request
@@ -47,6 +48,7 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
             request=wanted,
             route=api.find_route(wanted.model),
             first_step_id=uuid4(),
+            trace=current_trace(),
         )
         if path is Path.WARM_STREAM:
             receive_frames = await run_inline_streaming(api.services, new, request_nursery())

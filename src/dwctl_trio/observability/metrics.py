@@ -63,6 +63,11 @@ LOOP_LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
 """From what a timer of the kernel is late by itself to what loses leases."""
 
 
+def known_method(method: str) -> str:
+    """*method*, or ``OTHER_METHOD`` for one that is not HTTP's own."""
+    return method if method in _METHODS else OTHER_METHOD
+
+
 class GivenUp(StrEnum):
     """Why a terminal write was not done."""
 
@@ -252,8 +257,7 @@ class Metrics:
             status: The HTTP status; None when the client left before there was one.
         """
         status_class = UNANSWERED if status is None else f"{status // 100}xx"
-        bounded_method = method if method in _METHODS else OTHER_METHOD
-        self._requests.labels(bounded_method, route or UNMATCHED, status_class).inc()
+        self._requests.labels(known_method(method), route or UNMATCHED, status_class).inc()
 
     def note_response(self, ended: EndedResponse) -> None:
         """A response has ended."""

@@ -28,6 +28,7 @@ from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.turn import Fragment
 from dwctl_trio.ports import UpstreamCall
 from dwctl_trio.protocol.chat_completions import ChunkReassembler, render_chat_request
+from dwctl_trio.protocol.trace_context import TraceContext, render_trace_context
 from dwctl_trio.upstream.deadline import CallDeadline
 
 _CLOSE_S_MAX = 1.0
@@ -125,7 +126,7 @@ class UpstreamClient:
         try:
             with CallDeadline(self._timing) as deadline:
                 async with (
-                    await self._send(body, deadline) as response,
+                    await self._send(body, deadline, call.trace) as response,
                     HttpTurn(response, self._reassembler(call), deadline, self._limits) as turn,
                 ):
                     yield turn
@@ -160,11 +161,13 @@ class UpstreamClient:
             tool_calls_max=self._limits.turn_tool_calls,
         )
 
-    async def _send(self, body: bytes, deadline: CallDeadline) -> "_ClosingResponse":
+    async def _send(self, body: bytes, deadline: CallDeadline, trace: TraceContext | None) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""
         headers = self._headers.copy()
         headers["host"] = self._url.netloc.decode("ascii")
         headers["content-length"] = str(len(body))
+        if trace is not None:
+            headers.update(render_trace_context(trace))
         request = httpx.Request("POST", self._url, headers=headers, stream=_Body(body))
         deadline.expect_first_byte()
         try:
