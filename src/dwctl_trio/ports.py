@@ -13,6 +13,7 @@ from uuid import UUID
 
 import attrs
 
+from dwctl_trio.domain.idempotency import IdempotencyKey, KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.request import ResponseRequest
@@ -34,6 +35,8 @@ class NewResponse:
     first_step_id: UUID
     trace: TraceContext | None = None
     """Where its work belongs in a trace; not stored."""
+    idempotency: IdempotencyKey | None = None
+    """Of the client's; while a row with it is live or has a response, its owner gets no second one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +93,13 @@ class ResponseStore(Protocol):
         """Insert the row as ``processing`` with its first step; return ``created_at`` in Unix seconds.
 
         Not idempotent: the id must be new.
+
+        Raises:
+            IdempotencyKeyHeld: Another row holds the key; nothing was written.
         """
+
+    async def find_key_holder(self, owner: str, key: str) -> KeyHolder | None:
+        """The row that holds the idempotency key *key* of *owner*; None if the key is free."""
 
     async def finish_response(self, finished: FinishedResponse) -> None:
         """Write the terminal state, the last step, the usage record and the event log, all or nothing.

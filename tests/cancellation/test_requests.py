@@ -113,3 +113,12 @@ async def test_a_blocking_request_may_be_cancelled_at_every_step_in_memory() -> 
 async def test_a_blocking_request_may_be_cancelled_at_every_step_on_postgresql(postgres_dsn: str) -> None:
     async with open_postgres_bench(postgres_dsn) as bench:
         await _sweep(bench, bench.requests.serve_blocking, "blocking, PostgreSQL")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "blocking"])
+async def test_a_request_with_a_key_may_be_cancelled_at_every_step_in_memory(stream: bool) -> None:
+    async with open_memory_bench() as bench:
+        bench.requests.is_keyed = True
+        serve = bench.requests.serve_stream if stream else bench.requests.serve_blocking
+        await _sweep(bench, serve, f"{'streamed' if stream else 'blocking'} with a key, memory store")

@@ -8,6 +8,7 @@ import attrs
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.assembly import assemble
+from dwctl_trio.domain.idempotency import IdempotencyKey
 from dwctl_trio.domain.lifecycle import RowState, apply, ending_change
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.domain.request import InputMessage, InputPart, PartKind, ResponseRequest, Role, ServiceTier
@@ -37,6 +38,7 @@ from dwctl_trio.domain.turn import (
 from dwctl_trio.domain.turn_output import TurnOutput
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.ports import CallMetering, FinishedResponse, NewResponse
+from dwctl_trio.protocol import json
 
 OWNER = "blue"
 FAILED = Failed(
@@ -65,8 +67,17 @@ def make_request(text: str = "hello", *, store: bool = True, tier: ServiceTier =
     return ResponseRequest(model=ROUTE.model, input=(message,), store=store, service_tier=tier, stream=True)
 
 
+def make_key(text: str = "k", body: object = None) -> IdempotencyKey:
+    """An idempotency key that came with *body*."""
+    return IdempotencyKey(text=text, body_digest=json.digest(body))
+
+
 def make_new(
-    request: ResponseRequest | None = None, *, owner: str = OWNER, response_id: UUID | None = None
+    request: ResponseRequest | None = None,
+    *,
+    owner: str = OWNER,
+    response_id: UUID | None = None,
+    key: IdempotencyKey | None = None,
 ) -> NewResponse:
     """A response about to be opened; its step's id follows from its own."""
     identity = response_id or uuid4()
@@ -77,6 +88,7 @@ def make_new(
         request=request or make_request(),
         route=ROUTE,
         first_step_id=UUID(int=identity.int ^ 1),
+        idempotency=key,
     )
 
 

@@ -1,7 +1,7 @@
 """The fake against the real one: whatever processes do and however time passes, both databases hold the same.
 
-After every command both hold the same rows, answer the same, and keep the invariants I1 (one ending for each response)
-and I2 (terminal is for ever) of the design.
+After every command both hold the same rows, answer the same, and keep the invariants I1 (one ending for each response),
+I2 (terminal is for ever) and I6 (one row for each idempotency key) of the design.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.conformance.conftest import LIMITS, Lab, MemoryLab, Snapshot, open_postgres_lab
-from tests.conformance.responses import ENDINGS, OWNER, make_finished, make_new, make_request
+from tests.conformance.responses import ENDINGS, OWNER, make_finished, make_key, make_new, make_request
 
 from dwctl_trio.domain.errors import DwctlError
 from dwctl_trio.domain.lifecycle import LEASED_STATES, ROW_MOVES, TERMINAL_STATES
@@ -50,6 +50,8 @@ class Pass:
 
 Command: TypeAlias = Act | Pass
 
+KEYS = (make_key("one"), make_key("two"))
+
 _processes = st.integers(0, PROCESSES - 1)
 _responses = st.integers(0, RESPONSES - 1)
 
@@ -60,7 +62,7 @@ def acts(verb: str, choices: int = 1) -> st.SearchStrategy[Command]:
 
 COMMANDS = st.one_of(
     acts("open", choices=6),
-    acts("open", choices=6),
+    acts("open", choices=18),
     acts("finish", choices=2 * len(ENDINGS)),
     acts("finish", choices=len(ENDINGS)),
     acts("renew", choices=2**RESPONSES),
@@ -68,6 +70,7 @@ COMMANDS = st.one_of(
     acts("delete", choices=2),
     acts("read", choices=2),
     acts("chain", choices=2),
+    acts("holder", choices=4),
     acts("register"),
     acts("stop"),
     st.sampled_from(STEPS_S).map(Pass),
@@ -129,6 +132,8 @@ class Machine:
                 return stored and attrs.evolve(stored, created_at=0)
             case "chain":
                 return list(await store.read_chain(response_id, owner))
+            case "holder":
+                return await store.find_key_holder(owner, KEYS[act.choice // 2].text)
             case "register":
                 return await store.register_process()
             case "stop":
@@ -142,8 +147,10 @@ class Machine:
 
 
 def _new(response_id: UUID, choice: int) -> NewResponse:
+    keyed, choice = divmod(choice, 6)
     tier = (ServiceTier.AUTO, ServiceTier.PRIORITY, ServiceTier.FLEX)[choice % 3]
-    return make_new(make_request(f"hello {choice}", store=choice < 5, tier=tier), response_id=response_id)
+    request = make_request(f"hello {choice}", store=choice < 5, tier=tier)
+    return make_new(request, response_id=response_id, key=KEYS[keyed - 1] if keyed else None)
 
 
 def check_ending(snapshot: Snapshot) -> None:
@@ -156,6 +163,12 @@ def check_ending(snapshot: Snapshot) -> None:
         written_by_worker = row.error is None or row.error.type is not ErrorType.STEP_ABANDONED
         ended_by_worker = row.state in TERMINAL_STATES and written_by_worker
         assert (row.id in snapshot.events) == (row.response is not None) == (ended_by_worker and row.store)
+
+
+def check_keys(snapshot: Snapshot) -> None:
+    """I6: of the rows with one key of one owner, one at most is live or ended with a response."""
+    holding = [(row.owner, row.idempotency_key) for row in snapshot.rows.values() if row.holds_key]
+    assert len(holding) == len(set(holding))
 
 
 def check_moves(before: Snapshot, after: Snapshot) -> None:
@@ -185,6 +198,7 @@ async def compare(dsn: str, commands: Sequence[Command]) -> None:
             for earlier, later in zip(before, snapshots, strict=True):
                 check_moves(earlier, later)
                 check_ending(later)
+                check_keys(later)
         await check_nothing_is_stuck(machines)
 
 

@@ -32,6 +32,7 @@ VALUES = {
 }
 """A value, as SQL, for each column that a state may ask for."""
 
+DIGEST = "decode(repeat('00', 32), 'hex')"
 CHANGES = {
     "state": "'pending'",
     "daemon_id": "gen_random_uuid()",
@@ -265,13 +266,36 @@ async def test_a_column_takes_only_what_it_is_for(schema, column, value):
 
 
 async def test_an_idempotency_key_is_its_owners_alone(schema):
-    key = {"idempotency_key": "'k'"}
+    key = {"idempotency_key": "'k'", "idempotency_digest": DIGEST}
     await insert_row(schema, RowState.PENDING, key)
     await insert_row(schema, RowState.PENDING, key | {"owner": "'red'"})
     await insert_row(schema, RowState.PENDING, {})
     await insert_row(schema, RowState.PENDING, {})
     with pytest.raises(asyncpg.UniqueViolationError):
         await insert_row(schema, RowState.PENDING, key)
+
+
+@pytest.mark.parametrize(("status", "is_free"), [(200, False), (399, False), (400, True), (499, True), (503, True)])
+async def test_an_idempotency_key_is_free_again_when_its_row_ended_with_an_http_error(schema, status, is_free):
+    key = {"idempotency_key": "'k'", "idempotency_digest": DIGEST}
+    await insert_row(schema, RowState.CANCELED, needed(RowState.CANCELED) | key | {"response_status": str(status)})
+    if is_free:
+        await insert_row(schema, RowState.PENDING, key)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await insert_row(schema, RowState.PENDING, key)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"idempotency_key": "'k'"},
+        {"idempotency_digest": DIGEST},
+        {"idempotency_key": "'k'", "idempotency_digest": "''"},
+    ],
+)
+async def test_an_idempotency_key_comes_with_the_digest_of_a_body(schema, columns):
+    with pytest.raises(asyncpg.CheckViolationError, match="idempotency"):
+        await insert_row(schema, RowState.PENDING, columns)
 
 
 # -- steps

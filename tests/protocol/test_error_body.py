@@ -15,6 +15,8 @@ from dwctl_trio.domain.errors import (
     AuthenticationFailed,
     Conflict,
     DwctlError,
+    IdempotencyConflict,
+    IdempotencyKeyHeld,
     InvalidRequest,
     LeaseLost,
     LimitExceeded,
@@ -30,7 +32,8 @@ from dwctl_trio.domain.errors import (
 )
 from dwctl_trio.domain.failures import Failure, describe_failure
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
-from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
+from dwctl_trio.protocol.error_body import HttpError, error_body, error_event, failure_error, http_error
+from dwctl_trio.protocol.sse import SseDecoder
 from dwctl_trio.testing.request_strategies import texts
 
 CANARY = "c4n4ry"
@@ -69,6 +72,8 @@ def test_the_four_keys_are_always_there(message: str, kind: str, param: str | No
         (AuthenticationFailed("no"), 401, "invalid_request_error", "invalid_api_key"),
         (NotFound("no"), 404, "invalid_request_error", "not_found"),
         (Conflict("no"), 409, "invalid_request_error", "conflict"),
+        (IdempotencyKeyHeld("no"), 409, "invalid_request_error", "conflict"),
+        (IdempotencyConflict("no"), 409, "invalid_request_error", "idempotency_key_reused"),
         (LimitExceeded("no", retry_after_s=1), 429, "rate_limit_error", "rate_limit_exceeded"),
         (Overloaded("no", retry_after_s=1), 503, "server_error", "server_error"),
         (UpstreamRejected("no", status=429), 429, "rate_limit_error", "rate_limit_exceeded"),
@@ -104,6 +109,28 @@ def test_the_table_above_knows_every_error_there_is() -> None:
 
     assert known - tested == {StoreError}
     assert http_error(StoreError("no")).status == 503
+
+
+@pytest.mark.parametrize(("retry_after_s", "told"), [(None, "false"), (5.0, None)])
+def test_a_conflict_that_stays_is_not_to_be_sent_again(retry_after_s: float | None, told: str | None) -> None:
+    answer = http_error(IdempotencyConflict("no", retry_after_s=retry_after_s))
+
+    assert dict(answer.headers()).get("x-should-retry") == told
+    assert dict(answer.headers()).get("retry-after") == (None if retry_after_s is None else "5")
+    assert fields_of(answer)["param"] == "Idempotency-Key"
+
+
+def test_an_error_in_a_stream_has_the_fields_of_its_event_and_the_object_that_sdks_raise_on() -> None:
+    error = http_error(IdempotencyConflict("no"))
+    (frame,) = SseDecoder(event_bytes_max=1024).feed(error_event(error))
+
+    data = msgspec.json.decode(frame.data)
+    assert frame.event == data["type"] == "error"
+    assert data["sequence_number"] == 0
+    assert {name: data[name] for name in ("message", "param", "code")} == {
+        name: value for name, value in fields_of(error).items() if name != "type"
+    }
+    assert data["error"] == fields_of(error)
 
 
 def test_the_parameter_is_named_where_there_is_one() -> None:

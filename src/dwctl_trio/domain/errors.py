@@ -5,6 +5,8 @@ DwctlError
 ├── AuthenticationFailed    no key, or not one of ours
 ├── NotFound                unknown, foreign and deleted alike
 ├── Conflict                the state has moved on
+│   ├── IdempotencyKeyHeld  … because another request with this key came first
+│   └── IdempotencyConflict … and that one's response cannot be given
 ├── ServerStopping          the process is asked to end
 ├── LimitExceeded           a bound of domain/limits.py, with a time to try again
 ├── Overloaded              a bound of the whole process, with a time to try again
@@ -57,6 +59,27 @@ class NotFound(DwctlError):
 
 class Conflict(DwctlError):
     """The row is not in a state that allows this change."""
+
+
+class IdempotencyKeyHeld(Conflict):
+    """Another request with the same ``Idempotency-Key`` came first; whoever meets this waits for that one."""
+
+
+class IdempotencyConflict(Conflict):
+    """A request with an ``Idempotency-Key`` that is taken, which cannot have the response of the first.
+
+    Args:
+        message: Why not, and what to do.
+        code: What happened, for programs.
+        retry_after_s: When trying again makes sense, in seconds; None where it never does.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "idempotency_key_reused", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class ServerStopping(DwctlError):

@@ -69,6 +69,12 @@ class Limits:
     connection_backlog: int = _bounded(1024, minimum=1, maximum=65535)
     """Connections the kernel may hold before we accept them."""
 
+    # -- a request that repeats another one's idempotency key
+    idempotency_wait_s: float = _bounded(600.0, minimum=0.0, maximum=86400.0)
+    """For the first one to end, then 409; the official SDKs themselves wait for 10 minutes."""
+    idempotency_poll_s: float = _bounded(0.25, minimum=0.01, maximum=60.0)
+    """Between two looks at the first one's row; each costs a read by key."""
+
     # -- one call of an upstream
     upstream_connect_s: float = _bounded(5.0, minimum=0.05, maximum=60.0)
     """To open a connection; a healthy host answers in milliseconds."""

@@ -1,6 +1,7 @@
 """Executing one step: a model call whose answer is streamed as it arrives.
 
-Rule 1: the call may begin before the row is durable, for it has no side effect; nothing is told before.
+Rule 1: the call may begin before the row is durable, for it has no side effect; nothing is told before. With an
+idempotency key the row comes first: a request that only repeats another one costs no call.
 Rule 2: a failure of the upstream becomes the step's error, never an exception of the loop.
 Rule 3: items close when the model stops; usage that comes later only adds to the step.
 """
@@ -29,6 +30,8 @@ async def execute_model_call(services: Services, scope: Scope) -> None:
         trio.BrokenResourceError: The consumer has left.
     """
     current = scope.current
+    if scope.new.idempotency is not None:  # who loses the race for a key must not call the model
+        await scope.wait_opened()
     span = _start_span(services, scope)
     call = UpstreamCall(
         route=scope.new.route, request=scope.new.request, turns=(), step_id=current.step.id, trace=span.context

@@ -60,8 +60,9 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
         unopened = _unopened(scope)
         scope.refusal = scope.failure
         scope.head.set()
-        services.metrics.opening_failures.inc()
-        _record(services, scope, unopened, ending, written=False)
+        if scope.key_held is None:
+            services.metrics.opening_failures.inc()
+            _record(services, scope, unopened, ending, written=False)
         return unopened
     ended_at = opening.created_at + int(trio.current_time() - scope.started_at)
     response = assemble(opening, [last_step], ending, ended_at=ended_at)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import trio
 
-from dwctl_trio.domain.errors import DwctlError, StoreError, StoreUnavailable
+from dwctl_trio.domain.errors import DwctlError, IdempotencyKeyHeld, StoreError, StoreUnavailable
 from dwctl_trio.domain.events import ResponseCreated, ResponseInProgress
 from dwctl_trio.domain.failures import Failure
 from dwctl_trio.domain.ids import response_id_text
@@ -66,6 +66,7 @@ async def run_inline_streaming(
 
     Raises:
         ResponseRefused: The response failed while nothing had been sent.
+        IdempotencyKeyHeld: It was not begun.
     """
     send_frames, receive_frames = trio.open_memory_channel[bytes](services.limits.event_channel_items)
     scope = Scope(new, _ChannelSink(send_frames), services.limits)
@@ -92,29 +93,30 @@ async def run_inline_blocking(services: Services, new: NewResponse, nursery: tri
 
     Raises:
         ResponseRefused: It failed without any output.
+        IdempotencyKeyHeld: It was not begun.
     """
     scope = Scope(new, _NoSink(), services.limits)
     nursery.start_soon(open_scope, services, scope, name="open_scope")
     response = await run_scope(services, scope)
-    failure = scope.failure
-    if response.status is ResponseStatus.FAILED and failure is not None and not response.output:
-        raise _refused(scope, failure)
+    if response.status is ResponseStatus.FAILED and scope.failure is not None and not response.output:
+        raise _refused(scope, scope.failure)
     return response
 
 
-def _refused(scope: Scope, failure: Failure) -> ResponseRefused:
-    return ResponseRefused(failure, scope.new.response_id if scope.opening is not None else None)
+def _refused(scope: Scope, failure: Failure) -> ResponseRefused | IdempotencyKeyHeld:
+    return scope.key_held or ResponseRefused(failure, scope.new.response_id if scope.opening is not None else None)
 
 
 async def open_scope(services: Services, scope: Scope) -> None:
     """Insert the row, which no cancellation interrupts half-way, then tell that the response exists."""
     try:
         with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s, shield=True):
-            created_at = await services.store.open_response(scope.new)
-            scope.opening = scope.make_opening(created_at)
+            scope.opening = scope.make_opening(await services.store.open_response(scope.new))
             services.live.note_opened(scope.new.response_id)
         if scope.opening is not None:
             await scope.emitter.emit([ResponseCreated(scope.opening), ResponseInProgress(scope.opening)])
+    except IdempotencyKeyHeld as held:
+        scope.key_held = held
     except StoreError as error:
         _log.warning("response_not_opened", response_id=response_id_text(scope.new.response_id), reason=str(error))
     except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -124,8 +126,7 @@ async def open_scope(services: Services, scope: Scope) -> None:
     finally:
         scope.opened.set()
         if scope.opening is None:  # nobody may be told anything, so nothing of the upstream is worth waiting for
-            reason = StoreUnavailable("the response's row could not be opened")
-            services.live.stop(scope.new.response_id, reason)
+            services.live.stop(scope.new.response_id, StoreUnavailable("the response's row could not be opened"))
 
 
 async def run_scope(services: Services, scope: Scope) -> Response:

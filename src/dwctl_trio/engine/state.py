@@ -5,7 +5,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.errors import IdempotencyKeyHeld, StoreUnavailable
 from dwctl_trio.domain.events import ItemEvent
 from dwctl_trio.domain.failures import Failure, describe_failure
 from dwctl_trio.domain.limits import Limits
@@ -106,6 +106,8 @@ class Scope:
         """Set when the row is durable and told of, or when it is known that it could not be opened."""
         self.opening: Response | None = None
         """The response as it was created; None until its row is durable."""
+        self.key_held: IdempotencyKeyHeld | None = None
+        """Set before ``opened`` if there is no row because another one holds the idempotency key."""
         self.head = trio.Event()
         """Set when the upstream has answered, or when the response is over."""
         self.refusal: Failure | None = None

@@ -14,20 +14,15 @@ from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import Response
 from dwctl_trio.domain.routing import Path, choose_path
 from dwctl_trio.engine.scope import run_inline_blocking, run_inline_streaming
+from dwctl_trio.http.answers import answer_json, answer_response, answer_stream
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.connection import request_nursery
-from dwctl_trio.http.event_body import EventBody
+from dwctl_trio.http.idempotency import answer_once, read_idempotency_key
 from dwctl_trio.http.tracing import current_trace
 from dwctl_trio.ports import NewResponse, StoredResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.protocol.response_object import render_response
-
-STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
-    "x-accel-buffering": "no",
-}
 
 
 def add_responses_routes(app: QuartTrio, api: Api) -> None:
@@ -37,7 +32,8 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
     async def create_response() -> HttpResponse:
         caller = await api.find_caller()
         api.admit(caller)
-        wanted = parse_request(await api.read_json())
+        body = await api.read_json()
+        wanted = parse_request(body)
         path = choose_path(wanted)
         if path not in {Path.WARM_STREAM, Path.WARM_BLOCKING}:
             raise _not_yet(wanted)
@@ -49,15 +45,13 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
             route=api.find_route(wanted.model),
             first_step_id=uuid4(),
             trace=current_trace(),
+            idempotency=read_idempotency_key(body),
         )
+        if new.idempotency is not None:
+            return await answer_once(api, new)
         if path is Path.WARM_STREAM:
-            receive_frames = await run_inline_streaming(api.services, new, request_nursery())
-            body = EventBody(receive_frames, keep_alive_s=api.services.limits.keep_alive_s)
-            answer = HttpResponse(body, headers=STREAM_HEADERS)
-            answer.timeout = None  # Quart's default of 60 s would cut the stream without a word
-            return answer
-        response = await run_inline_blocking(api.services, new, request_nursery())
-        return _json(json.encode(render_response(response)))
+            return answer_stream(api, await run_inline_streaming(api.services, new, request_nursery()))
+        return answer_response(await run_inline_blocking(api.services, new, request_nursery()))
 
     @app.get("/v1/responses/<response_id>")
     async def read_response(response_id: str) -> HttpResponse:
@@ -71,18 +65,14 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
         stored = await api.services.store.read_response(_parse_id(response_id), caller.owner)
         if stored is None:
             raise _no_such(response_id)
-        return _json(stored.body if stored.body is not None else _render_unfinished(stored))
+        return answer_json(stored.body if stored.body is not None else _render_unfinished(stored))
 
     @app.delete("/v1/responses/<response_id>")
     async def delete_response(response_id: str) -> HttpResponse:
         caller = await api.find_caller()
         if not await api.services.store.delete_response(_parse_id(response_id), caller.owner):
             raise _no_such(response_id)
-        return _json(json.encode({"id": response_id, "object": "response", "deleted": True}))
-
-
-def _json(body: bytes) -> HttpResponse:
-    return HttpResponse(body, headers={"content-type": "application/json"})
+        return answer_json(json.encode({"id": response_id, "object": "response", "deleted": True}))
 
 
 def _parse_id(text: str) -> UUID:

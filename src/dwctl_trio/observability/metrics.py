@@ -170,6 +170,9 @@ class Metrics:
         )
         self._add_responses(registry)
         self._add_tokens(registry)
+        self.replays = Counter(
+            "dwctl_idempotent_replays", "Requests answered with the response of an earlier one.", registry=registry
+        )
         self.opening_failures = Counter(
             "dwctl_opening_failures", "Responses whose row could not be inserted.", registry=registry
         )

@@ -17,7 +17,8 @@ from uuid import UUID
 
 import msgspec
 
-from dwctl_trio.domain.errors import Conflict, LeaseLost
+from dwctl_trio.domain.errors import Conflict, IdempotencyKeyHeld, LeaseLost
+from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
@@ -55,7 +56,7 @@ class PostgresStore:
 
     async def open_response(self, new: NewResponse) -> int:
         """See ``ports.ResponseStore``."""
-        request = new.request
+        request, key = new.request, new.idempotency
         values: dict[str, object] = {
             "response_id": new.response_id,
             "owner": new.owner,
@@ -67,11 +68,29 @@ class PostgresStore:
             "stream": request.stream,
             "store": request.store,
             "request": _text(render_request(request)) if request.store else None,
+            "idempotency_key": key.text if key else None,
+            "idempotency_digest": key.body_digest if key else None,
             "daemon_id": self._daemon_id,
             "lease_s": self._limits.lease_s,
             "step_id": new.first_step_id,
         }
-        return int(await self._write("open_response", values))
+        created_at = await self._write("open_response", values)
+        if created_at is None:
+            raise IdempotencyKeyHeld("another row holds the idempotency key")
+        return int(created_at)
+
+    async def find_key_holder(self, owner: str, key: str) -> KeyHolder | None:
+        """See ``ports.ResponseStore``."""
+        row = await self._fetchrow("find_key_holder", {"owner": owner, "key": key})
+        if row is None:
+            return None
+        return KeyHolder(
+            response_id=row["id"],
+            state=RowState(row["state"]),
+            is_stored=row["store"],
+            body_digest=row["idempotency_digest"],
+            told=row["frames"] if row["response"] is None else row["response"].encode(),
+        )
 
     async def finish_response(self, finished: FinishedResponse) -> None:
         """See ``ports.ResponseStore``."""

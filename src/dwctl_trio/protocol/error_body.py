@@ -6,11 +6,21 @@ Source: OpenAI API reference, "Error codes"; the official SDKs' error classes.
 import math
 
 import attrs
+import msgspec
 
-from dwctl_trio.domain.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, StoreError
+from dwctl_trio.domain.errors import (
+    AuthenticationFailed,
+    Conflict,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    StoreError,
+)
 from dwctl_trio.domain.failures import Failure, describe_failure
+from dwctl_trio.domain.idempotency import IDEMPOTENCY_KEY
 from dwctl_trio.domain.response import ErrorCode, ErrorType
 from dwctl_trio.protocol import json
+from dwctl_trio.protocol.sse import encode_frame
 
 
 @attrs.frozen(kw_only=True)
@@ -20,19 +30,33 @@ class HttpError:
     status: int
     body: bytes
     retry_after_s: float | None = None
+    is_final: bool = False
+    """Whether the same request can never succeed, although SDKs repeat after this status."""
 
     def headers(self) -> list[tuple[str, str]]:
-        """Content type, and when to try again in both units that the SDKs read."""
+        """Content type, and whether and when to try again in the words that the SDKs read."""
         headers = [("content-type", "application/json")]
         if self.retry_after_s is not None:
             headers.append(("retry-after", str(math.ceil(self.retry_after_s))))
             headers.append(("retry-after-ms", str(math.ceil(self.retry_after_s * 1000))))
+        if self.is_final:
+            headers.append(("x-should-retry", "false"))
         return headers
 
 
 def error_body(message: str, kind: str, *, param: str | None = None, code: str | None = None) -> bytes:
     """The JSON body of an error."""
     return json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def error_event(error: HttpError) -> bytes:
+    """*error* as the only event of a stream whose head went out before it was known.
+
+    Its fields are those of the event ``error``; the object within is what the official Python SDK raises on.
+    """
+    fields = msgspec.json.decode(error.body)["error"]
+    data = {"type": "error", "sequence_number": 0, **{name: fields[name] for name in ("code", "message", "param")}}
+    return encode_frame("error", json.encode({**data, "error": fields}), 0)
 
 
 def http_error(error: Exception) -> HttpError:
@@ -46,6 +70,10 @@ def http_error(error: Exception) -> HttpError:
             return HttpError(status=401, body=body)
         case NotFound():
             return HttpError(status=404, body=error_body(str(error), "invalid_request_error", code="not_found"))
+        case IdempotencyConflict():
+            body = error_body(str(error), "invalid_request_error", param=IDEMPOTENCY_KEY, code=error.code)
+            retry_after_s = error.retry_after_s
+            return HttpError(status=409, body=body, retry_after_s=retry_after_s, is_final=retry_after_s is None)
         case Conflict():
             return HttpError(status=409, body=error_body(str(error), "invalid_request_error", code="conflict"))
         case StoreError():

@@ -9,6 +9,7 @@ Of duplicate keys the last one wins, as in every JSON library that clients use.
 Source: RFC 8259; PostgreSQL documentation, "JSON Types" (``\u0000`` and surrogates); Unicode, "Replacement character".
 """
 
+import hashlib
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 from dwctl_trio.domain.errors import InvalidRequest
 
 _ENCODER = msgspec.json.Encoder()
+_CANONICAL_ENCODER = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder()
 
 _UNICODE_LINE_ENDS = (
@@ -48,6 +50,15 @@ def encode(value: object) -> bytes:
         if raw in encoded:
             encoded = encoded.replace(raw, escaped)
     return encoded
+
+
+def digest(value: object) -> bytes:
+    """The SHA-256 of *value* as JSON, the same for whatever order of keys and blanks it came with.
+
+    Raises:
+        UnicodeEncodeError: A text holds a lone surrogate.
+    """
+    return hashlib.sha256(_CANONICAL_ENCODER.encode(value)).digest()
 
 
 def clean_text(text: str) -> str:

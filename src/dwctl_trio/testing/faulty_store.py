@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.steps import Chain
 from dwctl_trio.ports import FinishedResponse, LeaseStore, NewResponse, ResponseStore, StoredResponse
 
@@ -67,6 +68,10 @@ class FaultyStore:
     async def open_response(self, new: NewResponse) -> int:
         """See ``ports.ResponseStore``."""
         return await self._call("open_response", lambda: self._store.open_response(new))
+
+    async def find_key_holder(self, owner: str, key: str) -> KeyHolder | None:
+        """See ``ports.ResponseStore``."""
+        return await self._call("find_key_holder", lambda: self._store.find_key_holder(owner, key))
 
     async def finish_response(self, finished: FinishedResponse) -> None:
         """See ``ports.ResponseStore``."""

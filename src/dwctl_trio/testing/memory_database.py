@@ -69,6 +69,13 @@ class MemoryDatabase:
         check_row(row)
         self.rows[row.id] = row
 
+    def find_key_holder(self, owner: str, key: str) -> MemoryRow | None:
+        """The one row that holds an owner's idempotency key."""
+        for row in self.rows.values():
+            if (row.owner, row.idempotency_key) == (owner, key) and row.holds_key:
+                return row
+        return None
+
     def put_step(self, step: MemoryStep) -> None:
         """Insert or replace *step*.
 

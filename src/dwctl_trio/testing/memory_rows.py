@@ -3,7 +3,7 @@
 Rule 1: a row never changes; a change puts another in its place.
 Rule 2: what the CHECK constraints of the schema refuse is refused here.
 
-Source: ``postgres/sql/migrations/0001_initial.sql``.
+Source: ``postgres/sql/migrations``.
 """
 
 from decimal import Decimal
@@ -31,6 +31,7 @@ ABANDONED = ResponseError(
 _STEP_TERMINAL = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELED})
 _HTTP_STATUS_MIN = 100
 _HTTP_STATUS_MAX = 599
+_HTTP_ERROR_MIN = 400
 _BIGINT_MAX = 2**63 - 1
 
 
@@ -62,6 +63,14 @@ class MemoryRow:
     """Encoded, as the terminal event carried it."""
     error: ResponseError | None = None
     finished_at: float | None = None
+    idempotency_key: str | None = None
+    idempotency_digest: bytes | None = None
+
+    @property
+    def holds_key(self) -> bool:
+        """Whether it keeps its idempotency key from others: it is live, or its client got a response."""
+        released = self.response_status is not None and self.response_status >= _HTTP_ERROR_MIN
+        return self.idempotency_key is not None and not released
 
 
 @attrs.frozen(kw_only=True)
@@ -218,7 +227,8 @@ def check_row(row: MemoryRow) -> None:
     status_known = row.response_status is None or _HTTP_STATUS_MIN <= row.response_status <= _HTTP_STATUS_MAX
     error_known = (row.state is RowState.FAILED) == (row.error is not None)
     forgotten = row.store or not terminal or (row.request is None and row.response is None)
-    if missing or not (unowned and ended and status_known and error_known and forgotten and row.owner):
+    keyed = (row.idempotency_key is None) == (row.idempotency_digest is None)
+    if missing or not (unowned and ended and status_known and error_known and forgotten and keyed and row.owner):
         raise refusal("a CHECK constraint of requests")
 
 

@@ -15,7 +15,8 @@ import attrs
 import msgspec
 import trio
 
-from dwctl_trio.domain.errors import Conflict, LeaseLost
+from dwctl_trio.domain.errors import Conflict, IdempotencyKeyHeld, LeaseLost
+from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import LEASED_STATES, TERMINAL_STATES, RowState
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.request import ServiceTier
@@ -65,6 +66,21 @@ class MemoryStore:
         created_at = self._open(new)
         await trio.lowlevel.checkpoint()
         return int(created_at)
+
+    async def find_key_holder(self, owner: str, key: str) -> KeyHolder | None:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        row = self.database.find_key_holder(owner, key)
+        if row is None or row.idempotency_digest is None:
+            return None
+        log = self.database.events.get(row.id) if row.stream else None
+        return KeyHolder(
+            response_id=row.id,
+            state=row.state,
+            is_stored=row.store,
+            body_digest=row.idempotency_digest,
+            told=log.frames if log is not None else None if row.stream else row.response,
+        )
 
     async def finish_response(self, finished: FinishedResponse) -> None:
         """See ``ports.ResponseStore``."""
@@ -134,8 +150,10 @@ class MemoryStore:
     # -- the changes, each at once
 
     def _open(self, new: NewResponse) -> float:
-        database, request = self.database, new.request
+        database, request, key = self.database, new.request, new.idempotency
         now = database.now()
+        if key is not None and database.find_key_holder(new.owner, key.text) is not None:
+            raise IdempotencyKeyHeld("another row holds the idempotency key")
         if new.response_id in database.rows or new.first_step_id in database.steps:
             raise refusal("the id is not new")
         row = MemoryRow(
@@ -155,6 +173,8 @@ class MemoryStore:
             lease_expires_at=now + self._limits.lease_s,
             created_at=now,
             started_at=now,
+            idempotency_key=key.text if key else None,
+            idempotency_digest=key.body_digest if key else None,
         )
         database.put_row(row)
         database.put_step(

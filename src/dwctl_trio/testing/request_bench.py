@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import attrs
 import trio
 
+from dwctl_trio.domain.idempotency import IdempotencyKey
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.engine.leases import LiveResponses
@@ -42,6 +43,8 @@ class RequestBench:
     """What the client of a streamed request got."""
     refused: ResponseRefused | None = None
     """What the client got instead."""
+    is_keyed: bool = False
+    """Whether requests come with an idempotency key, each with another one."""
     channels: list[trio.MemoryReceiveChannel[bytes]] = attrs.field(factory=list)
 
     @property
@@ -96,7 +99,8 @@ class RequestBench:
         self.told.clear()
         self.channels.clear()
         self.refused = None
-        self.new = make_new(model, stream=stream)
+        key = IdempotencyKey(text=uuid4().hex, body_digest=bytes(32)) if self.is_keyed else None
+        self.new = attrs.evolve(make_new(model, stream=stream), idempotency=key)
         return self.new
 
 

@@ -1,14 +1,19 @@
 -- open_response
 -- Inserts a warm request row as processing, leased to this process, together with its first step; one commit.
+-- No row back means that another row holds the idempotency key, and then nothing was written.
 with opened as (
     insert into requests (
         id, owner, key_prefix, surface, model, upstream, upstream_model, service_tier, stream, store, request,
-        attempt, state, daemon_id, epoch, lease_expires_at, started_at
+        idempotency_key, idempotency_digest, attempt, state, daemon_id, epoch, lease_expires_at, started_at
     )
     values (
         :response_id, :owner, :key_prefix, 'responses', :model, :upstream, :upstream_model, :service_tier, :stream,
-        :store, :request, 1, 'processing', :daemon_id, 1, dwctl_now() + make_interval(secs => :lease_s), dwctl_now()
+        :store, :request, :idempotency_key, :idempotency_digest,
+        1, 'processing', :daemon_id, 1, dwctl_now() + make_interval(secs => :lease_s), dwctl_now()
     )
+    on conflict (owner, idempotency_key)
+    where idempotency_key is not null and (response_status is null or response_status < 400)
+    do nothing
     returning id, created_at
 ),
 first_step as (
