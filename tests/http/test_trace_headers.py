@@ -39,7 +39,8 @@ async def sent_upstream(service: Service, headers: dict[str, str], model: str = 
 
 async def test_the_trace_of_a_client_goes_on_to_the_upstream_and_nothing_else_of_its_headers(service: Service) -> None:
     with_state = await sent_upstream(service, FOREIGN | {"traceparent": TRACEPARENT, "tracestate": "a=1,b=2"})
-    without_state = await sent_upstream(service, FOREIGN | {"traceparent": TRACEPARENT})
+    again = {"idempotency-key": f"again-{WORD}"}  # the same key would not be sent upstream a second time
+    without_state = await sent_upstream(service, FOREIGN | again | {"traceparent": TRACEPARENT})
     state_too_long = {"traceparent": TRACEPARENT, "tracestate": f"a={WORD * 60},b={WORD * 40}"}
 
     assert set(with_state) == OURS | {"traceparent", "tracestate"}
