@@ -109,9 +109,6 @@ def test_a_text_that_can_be_stored_is_left_alone(text):
         (b"\xef\xbb\xbf{}", "byte order mark"),
         (b'"\xff"', "UTF-8"),
         (b'"\xed\xa0\x80"', "UTF-8"),
-        (b'["\\ud800"]', "surrogate pair"),
-        (b'["\\udc00 x"]', "surrogate pair"),
-        (b'["\\ud83d\\ude00 \\ud83d"]', "surrogate pair"),
         (b'["\\\\ud800", x]', "not valid JSON"),
         (b"1e999", "out of range"),
         (b"9" * 5000, "out of range"),
@@ -142,6 +139,33 @@ def test_a_nul_is_refused_with_its_path(body, param):
     refusal = refusal_of(body)
     assert "NUL" in refusal.message
     assert refusal.param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        (b'["\\ud800"]', "[0]", "surrogate pair"),
+        (b'["\\udc00 x"]', "[0]", "surrogate pair"),
+        (b'["\\ud83d\\ude00 \\ud83d"]', "[0]", "surrogate pair"),
+        (b'{"metadata": {"\\udc00": 1}}', "metadata", "surrogate pair"),
+        (b'{"input": [{"content": "\\ud800"}]}', "input[0].content", "surrogate pair"),
+        (b'{"a": 1, "b": {"c": [2, -1e999]}}', "b.c[1]", "out of range"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a", "out of range"),
+        (b'{"a": ' + b"9" * 400 + b', "b": 1e999}', "b", "out of range"),
+        (b'{"' + b"x" * 300 + b'": "\\ud800"}', None, "surrogate pair"),
+        (b'{"a": "\\ud800", "b": NaN}', None, "not valid JSON"),
+    ],
+)
+def test_what_json_allows_and_we_cannot_keep_is_refused_with_its_path(body, param, words):
+    refusal = refusal_of(body)
+    assert words in refusal.message
+    assert refusal.param == param
+
+
+def test_the_path_is_found_behind_what_is_deeper_than_pythons_own_stack():
+    body = b'{"a": ' + b"[" * 900 + b"]" * 900 + b', "b": "\\u0000"}'
+
+    assert refusal_of(body).param == "b"
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul():

@@ -187,6 +187,23 @@ def test_every_parameter_is_of_one_kind_only() -> None:
             "input[0].content[0].refusal",
             "missing_required_parameter",
         ),
+        ({"input": [{"type": "", "role": "user", "content": "a"}]}, "input[0].type", "unsupported_value"),
+        ({"input": [{"role": "user", "content": "a", "id": 1}]}, "input[0].id", "invalid_type"),
+        ({"input": [{"role": "user", "content": "a", "status": "done"}]}, "input[0].status", "invalid_value"),
+        ({"input": [{"role": "user", "content": "a", "phase": "end"}]}, "input[0].phase", "invalid_value"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "output_text", "text": "a", "annotations": [1]}]}]},
+            "input[0].content[0].annotations[0]",
+            "invalid_type",
+        ),
+        ({"prompt_cache_retention": "1h"}, "prompt_cache_retention", "invalid_value"),
+        ({"prompt_cache_options": "24h"}, "prompt_cache_options", "invalid_type"),
+        ({"reasoning": {"summary": "auto", "generate_summary": "poem"}}, "reasoning.generate_summary", "invalid_value"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}},
+            "text.format.name",
+            "invalid_value",
+        ),
         ({"temperature": 2.01}, "temperature", "decimal_above_max_value"),
         ({"temperature": -1}, "temperature", "integer_below_min_value"),
         ({"temperature": "1"}, "temperature", "invalid_type"),
@@ -222,6 +239,7 @@ def test_every_parameter_is_of_one_kind_only() -> None:
         ({"metadata": {"k" * 65: ""}}, "metadata", "string_above_max_length"),
         ({"metadata": {"a": "v" * 513}}, "metadata.a", "string_above_max_length"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+        ({"metadata": {"a": None}}, "metadata.a", "invalid_type"),
         ({"messages": []}, "messages", "unknown_parameter"),
     ],
 )
@@ -229,6 +247,19 @@ def test_what_is_wrong_is_named(fields: dict[str, object], param: str, code: str
     error = refusal(sent(**fields))
 
     assert (error.param, error.code, error.status) == (param, code, 400)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"a": None}, "Invalid type for 'metadata.a': expected a string, but got null instead."),
+        ({"a": "v" * 513}, "Invalid 'metadata.a': expected at most 512 characters, but got 513."),
+        ({"k" * 65: ""}, f"Invalid 'metadata': expected keys of at most 64 characters, but '{'k' * 65}' has 65."),
+        ({str(key): "" for key in range(17)}, "Invalid 'metadata': expected at most 16 pairs, but got 17."),
+    ],
+)
+def test_what_is_wrong_with_metadata_is_told_with_what_is_allowed(metadata: dict[str, Any], message: str) -> None:
+    assert refusal(sent(metadata=metadata)).message == message
 
 
 @pytest.mark.parametrize("body", [None, [], "text", 7, True])

@@ -67,7 +67,7 @@ class Api:
                 code="unsupported_media_type",
                 status=415,
             )
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if request.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
             raise InvalidRequest(
                 "Unsupported content encoding: send the body as it is.", code="unsupported_media_type", status=415
             )

@@ -36,6 +36,11 @@ def joined(names: Collection[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
+def shown(text: str) -> str:
+    """*text* that a client wrote, for an error that repeats it: the beginning of a long one."""
+    return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]}…"
+
+
 def wrong_type(path: str, expected: str, value: object) -> InvalidRequest:
     """The error for a field of the wrong type; an empty *path* is the whole body, which is no parameter."""
     return InvalidRequest(
@@ -67,7 +72,7 @@ class Fields:
         """Raise for the first field that is not in *known*."""
         for name in self._values:
             if name not in known:
-                path = self.path(name if len(name) <= _SHOWN_CHARACTERS_MAX else f"{name[:_SHOWN_CHARACTERS_MAX]}…")
+                path = self.path(shown(name))
                 raise InvalidRequest(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
 
     def raw(self, name: str) -> object:
@@ -158,19 +163,14 @@ class Fields:
         if value < minimum:
             code = "integer_below_min_value" if isinstance(value, int) else "decimal_below_min_value"
             raise InvalidRequest(
-                f"Invalid '{path}': expected a value >= {minimum}, but got {_shown(value)} instead.",
+                f"Invalid '{path}': expected a value >= {minimum}, but got {shown(repr(value))} instead.",
                 param=path,
                 code=code,
             )
         if maximum is not None and value > maximum:
             code = "integer_above_max_value" if isinstance(value, int) else "decimal_above_max_value"
             raise InvalidRequest(
-                f"Invalid '{path}': expected a value <= {maximum}, but got {_shown(value)} instead.",
+                f"Invalid '{path}': expected a value <= {maximum}, but got {shown(repr(value))} instead.",
                 param=path,
                 code=code,
             )
-
-
-def _shown(value: float) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]}…"

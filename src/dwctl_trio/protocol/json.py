@@ -10,7 +10,10 @@ Source: RFC 8259; PostgreSQL documentation, "JSON Types" (``\u0000`` and surroga
 """
 
 import hashlib
+import math
 import re
+from collections.abc import Callable
+from json import loads
 from typing import Any
 
 import msgspec
@@ -27,13 +30,12 @@ _UNICODE_LINE_ENDS = (
     (b"\xe2\x80\xa9", b"\\u2029"),
 )
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F])|.)", re.DOTALL
-)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BOM = b"\xef\xbb\xbf"
 _PATH_CHARS_MAX = 200
 _PATH_BODY_BYTES_MAX = 256 * 1024
-"""In larger bodies the path to a NUL is not looked for: 16 MiB of it would take seconds."""
+"""In larger bodies the path to what cannot be kept is not looked for: 16 MiB of it would take seconds."""
+_HALF_PAIR = "Keys and texts must not hold half of a UTF-16 surrogate pair; such escapes come in pairs only."
 _NUL = "Keys and texts must not hold the character NUL (U+0000)."
 
 
@@ -79,7 +81,7 @@ def decode_strict(body: bytes, *, depth_max: int, brackets_max: int) -> object:
     Raises:
         InvalidRequest: It is not JSON, too deep, or holds a NUL, a lone surrogate or a number beyond a double.
     """
-    message: str | None = None
+    refusal: InvalidRequest | None = None
     value: object = None
     brackets = body.count(b"[") + body.count(b"{")
     if brackets > brackets_max:
@@ -89,13 +91,11 @@ def decode_strict(body: bytes, *, depth_max: int, brackets_max: int) -> object:
     try:
         value = _DECODER.decode(body)
     except RecursionError:
-        message = _too_deep(depth_max)
-    except UnicodeDecodeError:
-        message = "The body must be UTF-8."
-    except msgspec.DecodeError as error:
-        message = _explain(body, error)
-    if message is not None:  # raised here, so that no exception in the chain holds the body
-        raise InvalidRequest(message, code="invalid_json")
+        refusal = InvalidRequest(_too_deep(depth_max), code="invalid_json")
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        refusal = _explain(body, error)
+    if refusal is not None:  # raised here, so that no exception in the chain holds the body
+        raise refusal
     may_be_deep = brackets > depth_max
     may_have_nul = b"\\u0000" in body
     if may_be_deep or may_have_nul:
@@ -103,17 +103,45 @@ def decode_strict(body: bytes, *, depth_max: int, brackets_max: int) -> object:
     return value
 
 
-def _explain(body: bytes, error: msgspec.DecodeError) -> str:
-    """Why *body* is not JSON, in words that help its author."""
+def _explain(body: bytes, error: Exception) -> InvalidRequest:
+    """Why *body* cannot be decoded, in words that help its author, and where if it is JSON all the same."""
     if not body.strip():
-        return "The body is empty; it must be a JSON object."
+        return InvalidRequest("The body is empty; it must be a JSON object.", code="invalid_json")
     if body.startswith(_BOM):
-        return "The body must not begin with a byte order mark."
-    if len(body) <= _PATH_BODY_BYTES_MAX and any(found["lone"] for found in _ESCAPE.finditer(body)):
-        return "The body holds half of a UTF-16 surrogate pair; such escapes come in pairs only."
+        return InvalidRequest("The body must not begin with a byte order mark.", code="invalid_json")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return InvalidRequest("The body must be UTF-8.", code="invalid_json")
+    decoded = _decode_loosely(text) if len(body) <= _PATH_BODY_BYTES_MAX else None
+    half_pair = _first_bad(decoded, _is_half_pair)
+    if half_pair is not None:
+        return InvalidRequest(_HALF_PAIR, param=half_pair[0] or None)
     if "out of range" in str(error):
-        return "The body holds a number that is out of range."
-    return f"The body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}."
+        message = "The body holds a number that is out of range: use one that a double can hold."
+        param = _path_to(decoded, _is_beyond_double)
+        return InvalidRequest(message, param=param, code="invalid_value" if param else "invalid_json")
+    reason = str(error).removeprefix("JSON is malformed: ")
+    return InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid_json")
+
+
+def _decode_loosely(text: str) -> object:
+    """The value of *text*, half pairs and numbers beyond a double included; None if it is not JSON."""
+    try:
+        return loads(text, parse_int=_parse_integer, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parse_integer(digits: str) -> float:
+    try:
+        return int(digits)
+    except ValueError:  # thousands of digits
+        return math.inf
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(name)
 
 
 def _too_deep(depth_max: int) -> str:
@@ -127,16 +155,12 @@ def _check_tree(root: object, depth_max: int, *, names_path: bool) -> None:
     while level := [value for value in level if isinstance(value, dict | list) or _is_nul_text(value)]:
         below: list[Any] = []
         for value in level:
-            if isinstance(value, str):
-                raise InvalidRequest(_NUL, param=_path_to_nul(root) if names_path else None)
+            is_nul = _is_nul_text(value) or (isinstance(value, dict) and any(map(_is_nul_text, value)))
+            if is_nul:
+                raise InvalidRequest(_NUL, param=_path_to(root, _is_nul_text) if names_path else None)
             if depth > depth_max:
                 raise InvalidRequest(_too_deep(depth_max), code="invalid_json")
-            if isinstance(value, dict):
-                if any(map(_is_nul_text, value)):
-                    raise InvalidRequest(_NUL, param=_path_to_nul(root) if names_path else None)
-                below.extend(value.values())
-            else:
-                below.extend(value)
+            below.extend(value.values() if isinstance(value, dict) else value)
         level = below
         depth += 1
 
@@ -145,25 +169,39 @@ def _is_nul_text(value: object) -> bool:
     return isinstance(value, str) and "\0" in value
 
 
-def _path_to_nul(root: object) -> str | None:
-    """Where the first text with a NUL is, as in ``input[0].content``; None when the path would be too long."""
-    path = "".join(_segments_to_nul(root) or ()).removeprefix(".")
-    return path if 0 < len(path) <= _PATH_CHARS_MAX else None
+def _is_half_pair(value: object) -> bool:
+    return isinstance(value, str) and _SURROGATE.search(value) is not None
 
 
-def _segments_to_nul(value: object) -> list[str] | None:
-    if isinstance(value, str):
-        return [] if "\0" in value else None
-    if isinstance(value, dict):
-        if any(map(_is_nul_text, value)):
-            return []  # the key cannot be shown; its object can
-        children = ((f".{key}", child) for key, child in value.items())
-    elif isinstance(value, list):
-        children = ((f"[{index}]", child) for index, child in enumerate(value))
-    else:
-        return None
-    for segment, child in children:
-        below = _segments_to_nul(child)
-        if below is not None:
-            return [segment, *below]
+def _is_beyond_double(value: object) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _path_to(root: object, is_bad: Callable[[object], bool]) -> str | None:
+    """Where the first bad value is, as in ``input[0].content``; None if it has no path, or one that is too long.
+
+    A bad key cannot be shown; its object can.
+    """
+    found = _first_bad(root, is_bad)
+    return found[0] or None if found else None
+
+
+def _first_bad(root: object, is_bad: Callable[[object], bool]) -> tuple[str | None] | None:
+    """The path of the first bad key or value, None in it where it is too long; None if all are good."""
+    ahead: list[tuple[object, str | None]] = [(root, "")]  # a stack of our own: a body may be deeper than Python's
+    while ahead:
+        value, path = ahead.pop()
+        if isinstance(value, dict):
+            if any(map(is_bad, value)):
+                return (path,)
+            ahead.extend((child, _extended(path, f".{key}" if path else key)) for key, child in reversed(value.items()))
+        elif isinstance(value, list):
+            last = len(value) - 1
+            ahead.extend((child, _extended(path, f"[{last - back}]")) for back, child in enumerate(reversed(value)))
+        elif is_bad(value):
+            return (path,)
     return None
+
+
+def _extended(path: str | None, segment: str) -> str | None:
+    return None if path is None or len(path) + len(segment) > _PATH_CHARS_MAX else path + segment

@@ -7,6 +7,7 @@ Rule 3: ``parse_request(render_request(request)) == request``.
 Source: OpenAI Responses API reference, "Create a response"; Open Responses specification, request body.
 """
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -26,11 +27,14 @@ from dwctl_trio.domain.request import (
     ServiceTier,
     TextFormat,
 )
-from dwctl_trio.protocol.fields import Fields, joined, wrong_type
+from dwctl_trio.protocol.fields import Fields, joined, shown, wrong_type
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SUMMARIES = ("auto", "concise", "detailed")
 VERBOSITIES = ("low", "medium", "high")
+STATUSES = ("in_progress", "completed", "incomplete")
+PHASES = ("commentary", "final_answer")
+CACHE_RETENTIONS = ("in_memory", "24h")
 METADATA_PAIRS_MAX = 16
 """OpenAI's bound."""
 METADATA_KEY_CHARACTERS_MAX = 64
@@ -39,6 +43,9 @@ METADATA_VALUE_CHARACTERS_MAX = 512
 """OpenAI's bound."""
 OUTPUT_TOKENS_MIN = 16
 """OpenAI's bound."""
+
+SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""OpenAI's rule."""
 
 _HONOURED = frozenset({
     "model", "input", "instructions", "stream", "store", "temperature", "top_p", "presence_penalty",
@@ -131,6 +138,8 @@ def _refuse_unsupported(fields: Fields) -> None:
             path = f"include[{index}]"
             raise _unsupported(path, f"Unsupported '{path}': supported values are {joined(_NOTHING_TO_INCLUDE)}.")
     fields.integer("max_tool_calls", minimum=1)
+    fields.choice("prompt_cache_retention", CACHE_RETENTIONS)
+    fields.object("prompt_cache_options")
     options = fields.object("stream_options")
     if options is not None:
         options.refuse_unknown(("include_obfuscation",))
@@ -157,7 +166,7 @@ def _parse_input(fields: Fields) -> tuple[InputItem, ...]:
 def _parse_item(value: object, path: str) -> InputMessage | None:
     """One input item; None for reasoning, which a chat-completions upstream has no place for."""
     fields = Fields(value, path)
-    kind = fields.text("type") or "message"
+    kind = "message" if fields.raw("type") is None else fields.text("type")
     if kind == "reasoning":
         return None
     if kind != "message":
@@ -167,6 +176,9 @@ def _parse_item(value: object, path: str) -> InputMessage | None:
             code="unsupported_value",
         )
     fields.refuse_unknown(("type", "role", "content", "id", "status", "phase"))
+    fields.text("id")
+    fields.choice("status", STATUSES)
+    fields.choice("phase", PHASES)
     role = Role(fields.require("role", lambda name: fields.choice(name, [role.value for role in Role])))
     content = fields.raw("content")
     own_kind = PartKind.OUTPUT_TEXT if role is Role.ASSISTANT else PartKind.INPUT_TEXT
@@ -193,7 +205,11 @@ def _parse_part(value: object, path: str) -> InputPart:
             param=f"{path}.type",
             code="unsupported_value",
         )
-    fields.refuse_unknown(("type", "text", "refusal", "annotations", "logprobs"))
+    fields.refuse_unknown(("type", "text", "refusal", "annotations", "logprobs", "prompt_cache_breakpoint"))
+    fields.object("prompt_cache_breakpoint")
+    for name in ("annotations", "logprobs"):
+        for index, item in enumerate(fields.items(name) or ()):
+            Fields(item, f"{path}.{name}[{index}]")
     name = "refusal" if kind == PartKind.REFUSAL else "text"
     return InputPart(kind=PartKind(kind), text=fields.require(name, fields.text))
 
@@ -214,8 +230,16 @@ def _parse_format(text: Fields | None) -> TextFormat:
         return JsonObject()
     fields.refuse_unknown(("type", "name", "schema", "description", "strict"))
     fields.require("schema", fields.object)
+    name = fields.require("name", lambda name: fields.text(name, length_max=64))
+    if not SCHEMA_NAME.fullmatch(name):
+        path = fields.path("name")
+        raise InvalidRequest(
+            f"Invalid '{path}': expected 1 to 64 letters, digits, underscores and dashes.",
+            param=path,
+            code="invalid_value",
+        )
     return JsonSchema(
-        name=fields.require("name", lambda name: fields.text(name, length_max=64)),
+        name=name,
         schema=msgspec.json.encode(fields.raw("schema")),
         description=fields.text("description"),
         strict=fields.flag("strict"),
@@ -226,9 +250,9 @@ def _parse_reasoning(fields: Fields | None) -> ReasoningOptions | None:
     if fields is None:
         return None
     fields.refuse_unknown(("effort", "summary", "generate_summary"))
+    older_summary = fields.choice("generate_summary", SUMMARIES)
     return ReasoningOptions(
-        effort=fields.choice("effort", EFFORTS),
-        summary=fields.choice("summary", SUMMARIES) or fields.choice("generate_summary", SUMMARIES),
+        effort=fields.choice("effort", EFFORTS), summary=fields.choice("summary", SUMMARIES) or older_summary
     )
 
 
@@ -245,12 +269,20 @@ def _parse_metadata(fields: Fields | None) -> tuple[tuple[str, str], ...]:
     for name in names:
         if len(name) > METADATA_KEY_CHARACTERS_MAX:
             raise InvalidRequest(
-                f"Invalid 'metadata': keys have at most {METADATA_KEY_CHARACTERS_MAX} characters.",
+                f"Invalid 'metadata': expected keys of at most {METADATA_KEY_CHARACTERS_MAX} characters, "
+                f"but '{shown(name)}' has {len(name)}.",
                 param="metadata",
                 code="string_above_max_length",
             )
-    length_max = METADATA_VALUE_CHARACTERS_MAX
-    return tuple((name, fields.require(name, lambda key: fields.text(key, length_max=length_max))) for name in names)
+    return tuple((name, _metadata_value(fields, name)) for name in names)
+
+
+def _metadata_value(fields: Fields, name: str) -> str:
+    """A value, which unlike a parameter cannot be left out by giving null."""
+    value = fields.text(name, length_max=METADATA_VALUE_CHARACTERS_MAX)
+    if value is None:
+        raise wrong_type(fields.path(name), "a string", None)
+    return value
 
 
 def render_request(request: ResponseRequest) -> dict[str, object]:

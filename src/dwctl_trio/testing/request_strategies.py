@@ -31,6 +31,7 @@ from dwctl_trio.protocol.request_body import (
     METADATA_PAIRS_MAX,
     METADATA_VALUE_CHARACTERS_MAX,
     OUTPUT_TOKENS_MIN,
+    SCHEMA_NAME,
     SUMMARIES,
     VERBOSITIES,
     render_request,
@@ -83,7 +84,7 @@ def json_schemas() -> st.SearchStrategy[JsonSchema]:
     schemas = st.dictionaries(texts(max_size=6), json_values(max_leaves=4), max_size=3).map(msgspec.json.encode)
     return st.builds(
         JsonSchema,
-        name=texts(max_size=64),
+        name=st.from_regex(SCHEMA_NAME, fullmatch=True),
         schema=schemas,
         description=st.none() | texts(),
         strict=st.none() | st.booleans(),

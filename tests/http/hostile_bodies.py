@@ -1,0 +1,234 @@
+"""Bodies that harm servers, each with the answer that it must get.
+
+Rule: what is expected follows from how a body was made, never from what our parser says of it.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+from tests.http.request_grammar import REQUEST, faults, spoil
+
+JSON = (("content-type", "application/json"),)
+DEPTH_MAX = 64
+BRACKETS_MAX = 50_000
+
+_PARTS = [{"type": "input_text", "text": "hello"}, {"type": "input_text", "text": "there"}]
+_SAID = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
+_OUTPUT = {"id": "m", "status": "completed", "phase": "commentary"}
+_SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+SMALL: dict[str, Any] = {"model": "echo-2", "input": "hello"}
+
+VALID: tuple[dict[str, Any], ...] = (
+    {
+        "model": "echo-2",
+        "input": [
+            {"role": "user", "content": _PARTS},
+            {"type": "reasoning", "summary": []},
+            {"type": "message", "role": "assistant", "content": [_SAID], **_OUTPUT},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            {"role": "system", "content": "x"},
+        ],
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": _SCHEMA, "description": "d", "strict": True}},
+        "metadata": {"k": "v"},
+        "include": ["reasoning.encrypted_content"],
+        "stream_options": {"include_obfuscation": False},
+    },
+    {
+        **SMALL,
+        "instructions": "be brief", "stream": False, "store": True, "background": False, "service_tier": "default",
+        "temperature": 1, "top_p": 0.5, "presence_penalty": 0, "frequency_penalty": 0.5, "max_output_tokens": 100,
+        "max_tool_calls": 3, "top_logprobs": 0, "text": {"format": {"type": "text"}, "verbosity": "low"},
+        "reasoning": {"effort": "low", "summary": "auto", "generate_summary": "auto"}, "parallel_tool_calls": True,
+        "tools": [], "tool_choice": "auto", "truncation": "disabled", "user": "u", "safety_identifier": "s",
+        "prompt_cache_key": "p", "prompt_cache_retention": "24h", "prompt_cache_options": {},
+    },
+)  # fmt: skip
+
+
+@attrs.frozen(kw_only=True)
+class Hostile:
+    """A body, and the answer that it must get."""
+
+    why: str
+    body: bytes
+    param: str | None = None
+    """What the error must name; None where the body as a whole is refused."""
+    status: int = 400
+    headers: tuple[tuple[str, str], ...] = JSON
+
+
+def hostile_bodies() -> tuple[Hostile, ...]:
+    """All of them, each body and its headers once."""
+    made = (
+        *_faulty(), *_cut(), *_not_objects(), *_encoded(), *_sent_otherwise(), *_deep(), *_large(), *_survived()
+    )  # fmt: skip
+    return tuple({(hostile.body, hostile.headers): hostile for hostile in made}.values())
+
+
+def _faulty() -> Iterator[Hostile]:
+    for number, valid in enumerate(VALID):
+        for fault in faults(REQUEST, valid):
+            why = f"body {number}: {fault.token!r:.60} at {fault.place!r:.60}"
+            yield Hostile(why=why, body=spoil(valid, fault), param=fault.param)
+
+
+def _cut() -> Iterator[Hostile]:
+    """Beginnings of a body, and a body with something behind it."""
+    for valid in VALID:
+        body = json.dumps(valid).encode()
+        for length in range(0, len(body), 11):
+            yield Hostile(why=f"cut after {length} bytes", body=body[:length])
+    small = json.dumps(SMALL).encode()
+    for behind in (b"x", b",", b"}", b"\0", small, b"\xef\xbb\xbf", b"\x1a", b"#", b"/**/", b"\xc2\xa0"):
+        yield Hostile(why=f"followed by {behind!r:.20}", body=small + behind)
+    for before in (b")]}',\n", b"\0", b"x", b",", b"\xef\xbb\xbf", b"\xc2\xa0", b"\x0b", b"while(1);", b"data: "):
+        yield Hostile(why=f"after {before!r}", body=before + small)
+    for blank in (b"", b" ", b"\r\n", b"\t" * 1000, b" " * 100_000):
+        yield Hostile(why=f"{len(blank)} blanks", body=blank)
+
+
+def _not_objects() -> Iterator[Hostile]:
+    small = json.dumps(SMALL).encode()
+    for body in (
+        b"[]",
+        b"null",
+        b"true",
+        b"1",
+        b"-0",
+        b"1.5",
+        b'""',
+        b'"text"',
+        b"[{}]",
+        b"[" + small + b"]",
+        b"[[[]]]",
+    ):
+        yield Hostile(why="not an object", body=body)
+    yield Hostile(why="JSON in JSON", body=json.dumps(small.decode()).encode())
+    for name in ("model", "input"):
+        yield Hostile(
+            why="one alone", body=json.dumps({name: "echo-2"}).encode(), param="input" if name == "model" else "model"
+        )
+    yield Hostile(why="nothing in it", body=b"{}", param="model")
+    yield Hostile(why="nothing in it, blanks", body=b" {\r\n}\t", param="model")
+
+
+def _encoded() -> Iterator[Hostile]:
+    """Texts in other encodings, with and without saying so."""
+    text = json.dumps({"model": "echo-2", "input": "hellö € 🙂"}, ensure_ascii=False)
+    plain = json.dumps(SMALL)
+    for name in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-8-sig", "cp500"):
+        for body in (text if name != "cp500" else plain, plain):
+            for charset in ("", f"; charset={name}", "; charset=utf-8"):
+                yield Hostile(
+                    why=f"{name}{charset}", body=body.encode(name), headers=_typed(f"application/json{charset}")
+                )
+    for name in ("latin-1", "cp1252", "shift-jis", "gb18030", "koi8-r", "utf-7"):
+        said = {"shift-jis": "日本", "gb18030": "中文€", "koi8-r": "привет"}.get(name, "hellö")
+        body = '{"model": "echo-2", "input": "' + said + '"}' if name != "utf-7" else '{"model"+ADo- "echo-2"}'
+        for charset in ("", f"; charset={name}"):
+            encoded = body.encode(name) if name != "utf-7" else body.encode()
+            yield Hostile(why=f"{name}{charset}", body=encoded, headers=_typed(f"application/json{charset}"))
+    for name in ("gzip", "zlib"):
+        squeezed = gzip.compress(plain.encode(), mtime=0) if name == "gzip" else zlib.compress(plain.encode())
+        yield Hostile(why=f"{name} without saying so", body=squeezed)
+
+
+def _typed(content_type: str, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return (("content-type", content_type), *more)
+
+
+def _sent_otherwise() -> Iterator[Hostile]:
+    """Bodies that do not say that they are JSON, or are squeezed."""
+    body = json.dumps(SMALL).encode()
+    for kind in (
+        "", "text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json",
+        "application/jsonp", "application/json5", "application/ld+json", "application/vnd.api+json", "*/*", ";", "/",
+        "application/x-ndjson", "application/octet-stream", "application/json, text/plain", "applicationjson",
+        "x" * 4000, "application/json/x", "application/xml; charset=application/json", "text/plain; q=application/json",
+    ):  # fmt: skip
+        yield Hostile(why=f"content type {kind:.40}", body=body, status=415, headers=_typed(kind))
+    for encoding in ("gzip", "br", "deflate", "zstd", "x", "gzip, gzip", "identity, gzip", "chunked", "gzip" * 500):
+        headers = _typed("application/json", ("content-encoding", encoding))
+        yield Hostile(why=f"content encoding {encoding:.20}", body=body, status=415, headers=headers)
+    bomb = gzip.compress(b" " * 10_000_000, mtime=0)
+    squeezed = _typed("application/json", ("content-encoding", "gzip"))
+    yield Hostile(why="ten million blanks, squeezed", body=bomb, status=415, headers=squeezed)
+
+
+def _deep() -> Iterator[Hostile]:
+    """Bodies whose depth costs a careless server its stack, or its time."""
+    for levels in (DEPTH_MAX, DEPTH_MAX + 1, 200, 400, 500, 700, 800, 900, 950, 980, 1000, 1024, 5000, 20_000):
+        lists, objects = b"[" * levels + b"]" * levels, b'{"a":' * levels + b"1" + b"}" * levels
+        for deep in (lists, objects):
+            yield Hostile(why=f"{levels} levels", body=b'{"model": "echo-2", "input": ' + deep + b"}")
+            if levels <= 900:  # a decoder may stop at what is deeper, and never see what follows
+                body = b'{"input": ' + deep + b', "model": "\\u0000"}'
+                yield Hostile(why=f"{levels} levels and a NUL", body=body, param="model")
+        yield Hostile(why=f"{levels} levels that never end", body=b'{"model": "echo-2", "input": ' + b"[" * levels)
+        yield Hostile(why=f"{levels} levels and half a pair", body=b'{"input": ' + b"[" * levels + b'"\\ud800"')
+    for bracket in (b"[]", b"{}"):
+        body = b'{"model": "echo-2", "input": [' + b",".join([bracket] * BRACKETS_MAX) + b"]}"
+        yield Hostile(why=f"{BRACKETS_MAX} times {bracket!r}", body=body)
+
+
+def _large() -> Iterator[Hostile]:
+    """Bodies that are large in one way each."""
+    head = b'{"model": "echo-2", "input": "x", '
+    thousands = b",".join([b"1"] * 200_000)
+    yield Hostile(why="200,000 numbers to include", body=head + b'"include": [' + thousands + b"]}", param="include[0]")
+    yield Hostile(
+        why="200,000 numbers of input", body=b'{"model": "m", "input": [' + thousands + b"]}", param="input[0]"
+    )
+    names = b",".join(b'"k%d": "v"' % index for index in range(50_000))
+    yield Hostile(why="50,000 pairs", body=head + b'"metadata": {' + names + b"}}", param="metadata")
+    yield Hostile(why="50,000 unknown names", body=head + names + b"}", param="k0")
+    again = b",".join([b'"top_p": 7'] * 50_000)
+    yield Hostile(why="50,000 times one name", body=head + again + b"}", param="top_p")
+    items = b",".join([b'{"role": "user", "content": "x"}'] * 5000)
+    body = b'{"model": "m", "input": [' + items + b', {"role": "tool"}]}'
+    yield Hostile(why="5,000 messages and a wrong one", body=body, param="input[5000].role")
+    for size in (300_000, 3_000_000):
+        long = b"x" * size
+        yield Hostile(why=f"a name of {size}", body=head + b'"' + long + b'": 1}', param="x" * 100 + "…")
+        yield Hostile(why=f"a model of {size}", body=b'{"input": "x", "model": "' + long + b'"}', param="model")
+        yield Hostile(why=f"a number of {size}", body=head + b'"top_p": ' + b"9" * size + b"}")
+        yield Hostile(why=f"a fraction of {size}", body=head + b'"top_p": 3.' + b"9" * size + b"}", param="top_p")
+        escapes = b"\\u0041" * (size // 6)
+        yield Hostile(why=f"escapes of {size}", body=head + b'"user": "' + escapes + b'"}', param="user")
+        yield Hostile(why=f"backslashes of {size}", body=head + b'"user": "' + b"\\" * size + b"x")
+        half = head + b'"instructions": "' + long + b'\\ud800"}'
+        yield Hostile(why=f"half a pair after {size}", body=half)  # too large to look for the path
+        yield Hostile(why=f"blanks of {size}", body=b" " * size + b"{" + b" " * size + b"}", param="model")
+
+
+def _survived() -> Iterator[Hostile]:
+    """What looks hostile and is valid."""
+    small = json.dumps(SMALL).encode()
+    extra = b'{"model": 1, "input": [], "model": "echo-2", "input": "x", "temperature": 9, "temperature": %s}'
+    for number in (b"1", b"-0", b"-0.0", b"1e-400", b"2.0", b"20e-1", b"0.0000000000000000000000000000001"):
+        yield Hostile(why=f"names twice, and {number!r}", body=extra % number, status=200)
+    yield Hostile(why="blanks around", body=b" \t\r\n" * 1000 + small + b" \t\r\n" * 1000, status=200)
+    escaped = "".join(f"\\u{ord(char):04x}" for char in "model").encode()
+    yield Hostile(why="a name in escapes", body=small.replace(b"model", escaped), status=200)
+    for said in (
+        b"\\ud83d\\ude00",
+        b"\\\\u0000",
+        b"\\\\ud800",
+        b"\x7f\xc2\x85\xe2\x80\xa8\xef\xbf\xbe",
+        b"\\b\\f\\/\\u001b[31m",
+    ):
+        yield Hostile(why=f"input {said!r}", body=b'{"model": "echo-2", "input": "' + said + b'"}', status=200)
+    for kind in (
+        "application/json; charset=utf-8",
+        "APPLICATION/JSON",
+        'application/json;charset="UTF-8"',
+        "application/json;",
+    ):
+        yield Hostile(why=kind, body=small, status=200, headers=_typed(kind))
+    for encoding in ("identity", "Identity", ""):
+        headers = _typed("application/json", ("content-encoding", encoding))
+        yield Hostile(why=f"content encoding {encoding!r}", body=small, status=200, headers=headers)
