@@ -34,7 +34,8 @@ async def test_http_2_is_refused_with_and_without_asking(service: Service) -> No
         upgrade = await client.read_until(b'{"status":"ok"}')
 
     assert preface.status_code == 505
-    assert error_of(preface)["code"] == "invalid_request"
+    assert error_of(preface)["code"] == "unsupported_http_version"
+    assert "send HTTP/1.1" in error_of(preface)["message"]
     assert upgrade.startswith(b"HTTP/1.1 200"), "an upgrade is ignored"
 
 
@@ -192,8 +193,18 @@ async def test_a_head_that_comes_in_one_piece_is_bounded_like_any_other(service:
     ):
         async with open_raw(service) as client:
             await client.send(head)
-            assert (await client.read_until(b"\r\n")).startswith(b"HTTP/1.1 431")
+            answer = read_answer(await client.read_until(b"}}"))
+        assert (answer.status_code, error_of(answer)["code"]) == (431, "headers_too_large")
+        assert "at most 16384 bytes" in error_of(answer)["message"]
     await assert_serves(service)
+
+
+async def test_a_transfer_coding_that_is_not_spoken_is_refused_by_name(service: Service) -> None:
+    for name in ("transfer coding unknown", "transfer codings stacked", "transfer coding twice"):
+        async with open_raw(service) as client:
+            answer = read_answer(await client.exchange(ATTACKS[name]))
+        assert (answer.status_code, error_of(answer)["code"]) == (501, "unsupported_transfer_coding"), name
+        assert "'Transfer-Encoding: chunked' alone" in error_of(answer)["message"]
 
 
 @pytest.mark.slow

@@ -79,6 +79,40 @@ async def test_an_unknown_url_is_404_and_a_wrong_method_405(service: Service) ->
         assert (answer.status_code, error_of(answer)["code"]) == (status, code), (method, path[:40])
 
 
+async def test_a_405_lists_the_methods_that_are_allowed(service: Service) -> None:
+    for method, path, allowed in (
+        ("PUT", "/v1/responses", "POST"),
+        ("PATCH", f"/v1/responses/{UNKNOWN_ID}", "DELETE, GET, HEAD"),
+        ("OPTIONS", "/v1/models", "GET, HEAD"),
+    ):
+        answer = await service.client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert error_of(answer)["message"] == f"{method} is not allowed on {path}; allowed: {allowed}."
+
+
+async def test_a_url_that_does_not_exist_is_404_also_without_a_key(postgres_dsn: str) -> None:
+    async with open_service(postgres_dsn, {"auth": {"mode": "keys"}}) as service:
+        unknown = await service.client.get("/v1/nothing")
+        known = await service.client.get("/v1/models")
+
+    assert (unknown.status_code, known.status_code) == (404, 401), "as OpenAI answers"
+
+
+@pytest.mark.slow
+async def test_the_flag_stream_of_a_get_is_true_or_false_and_nothing_else(service: Service) -> None:
+    made = (await service.client.post("/v1/responses", json=ask("echo-1"))).json()["id"]
+
+    for word, status, code in (
+        *(("false", 200, None), ("False", 200, None), ("0", 200, None), ("", 200, None)),
+        *(("true", 400, "unsupported_parameter"), ("1", 400, "unsupported_parameter")),
+        *(("no", 400, "invalid_value"), ("yes", 400, "invalid_value"), ("\x00", 400, "invalid_value")),
+    ):
+        answer = await service.client.get(f"/v1/responses/{made}", params={"stream": word})
+        assert answer.status_code == status, word
+        if code is not None:
+            assert (error_of(answer)["param"], error_of(answer)["code"]) == ("stream", code), word
+
+
 async def test_an_id_that_is_none_of_ours_is_404_for_get_and_delete(service: Service) -> None:
     for name in (UNKNOWN_ID, "resp_1", "x", "resp_", UNKNOWN_ID.upper(), "resp_" + "0" * 5000, "%00", "%ff", "🙂"):
         for method in ("GET", "DELETE"):

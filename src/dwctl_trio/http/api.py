@@ -9,7 +9,7 @@ from quart import Response as HttpResponse
 from quart import g, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from dwctl_trio.config import Config
 from dwctl_trio.domain import ids
@@ -139,7 +139,10 @@ def add_error_handlers(app: QuartTrio, api: Api) -> None:
 
     @app.errorhandler(HTTPException)
     async def answer_http(error: HTTPException) -> HttpResponse:
-        return _answer(_http_exception(error, api.services.limits.request_body_bytes))
+        answer = _answer(_http_exception(error, api.services.limits.request_body_bytes))
+        if isinstance(error, MethodNotAllowed):
+            answer.headers["allow"] = _allowed_methods(error)
+        return answer
 
     @app.errorhandler(Exception)
     async def answer_unknown(error: Exception) -> HttpResponse:
@@ -153,7 +156,8 @@ def _http_exception(error: HTTPException, body_bytes_max: int) -> HttpError:
         case 404:
             return http_error(NotFound(f"Unknown request URL: {request.method} {request.path[:256]}."))
         case 405:
-            message = f"{request.method} is not allowed on {request.path[:256]}."
+            assert isinstance(error, MethodNotAllowed), "nothing else has this status"
+            message = f"{request.method} is not allowed on {request.path[:256]}; allowed: {_allowed_methods(error)}."
             code = "method_not_allowed"
         case 408:
             message, code = "The request's body did not arrive in time.", "request_timeout"
@@ -165,6 +169,11 @@ def _http_exception(error: HTTPException, body_bytes_max: int) -> HttpError:
         case _:
             message, code = "The request could not be understood.", "invalid_request"
     return HttpError(status=error.code, body=error_body(message, "invalid_request_error", code=code))
+
+
+def _allowed_methods(error: MethodNotAllowed) -> str:
+    """As the ``Allow`` header lists them (RFC 9110, section 15.5.6)."""
+    return ", ".join(sorted(error.valid_methods or ()))
 
 
 def _answer(error: HttpError) -> HttpResponse:

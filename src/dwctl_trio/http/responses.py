@@ -24,6 +24,9 @@ from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.protocol.response_object import render_response
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+"""As clients write booleans in a query."""
+
 
 def add_responses_routes(app: QuartTrio, api: Api) -> None:
     """Put the views on *app*."""
@@ -56,7 +59,7 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
     @app.get("/v1/responses/<response_id>")
     async def read_response(response_id: str) -> HttpResponse:
         caller = await api.find_caller()
-        if request.args.get("stream", "false").lower() not in {"", "false", "0"}:
+        if _wants_stream(request.args.get("stream")):
             raise InvalidRequest(
                 "Unsupported parameter: 'stream' is not supported here yet; GET without it returns the response.",
                 param="stream",
@@ -73,6 +76,16 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
         if not await api.services.store.delete_response(_parse_id(response_id), caller.owner):
             raise _no_such(response_id)
         return answer_json(json.encode({"id": response_id, "object": "response", "deleted": True}))
+
+
+def _wants_stream(text: str | None) -> bool:
+    """What ``stream`` in a query asks for; any other word is refused, for a guess would be wrong half of the time."""
+    word = (text or "false").lower()
+    if word not in _FLAGS:
+        raise InvalidRequest(
+            "Invalid value for 'stream': supported values are 'true' and 'false'.", param="stream", code="invalid_value"
+        )
+    return _FLAGS[word]
 
 
 def _parse_id(text: str) -> UUID:

@@ -3,6 +3,7 @@
 Each class says which fault it mends and how to know that upstream has mended it.
 """
 
+import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,10 +35,33 @@ _WRITE_BYTES = 64 * 1024
 
 
 _HTTP_2 = b"2.0"
+_NOT_HTTP = ("The request is not valid HTTP/1.1.", "invalid_request")
+_REFUSALS = {
+    431: (
+        "The request line and the headers are too large: at most {head_bytes_max} bytes are allowed, all together.",
+        "headers_too_large",
+    ),
+    501: (
+        "Unsupported transfer coding: send the body with 'Content-Length', or with 'Transfer-Encoding: chunked' alone.",
+        "unsupported_transfer_coding",
+    ),
+    505: (
+        "Unsupported HTTP version: send HTTP/1.1; HTTP/2 is for a proxy in front to speak.",
+        "unsupported_http_version",
+    ),
+}
+"""What is said, and its code, by status; anything else is not HTTP."""
 _TELL_S = 5.0
 """For telling the terminal events after the last terminal writes."""
 _BREAK_OFF_S = 0.5
 """After the end of that, for connections that can still end by themselves."""
+
+
+_BIND_ADVICE = {
+    errno.EADDRINUSE: "stop the program that has it, or choose another with --port",
+    errno.EACCES: "choose a port from 1024 with --port",
+    errno.EADDRNOTAVAIL: "choose an address of this machine with --host",
+}
 
 
 class PlainHttpProtocol(H11Protocol):
@@ -67,7 +91,9 @@ class PlainHttpProtocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         """Answer what is not a request that could be handed on, in one piece: the application may answer meanwhile."""
-        body = error_body("The request is not valid HTTP/1.1.", "invalid_request_error", code="invalid_request")
+        message, code = _REFUSALS.get(status_code, _NOT_HTTP)
+        message = message.format(head_bytes_max=self.config.h11_max_incomplete_size)
+        body = error_body(message, "invalid_request_error", code=code)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -249,7 +275,7 @@ def open_listener(host: str, port: int, limits: Limits) -> socket.socket:
     """A listening socket on *host* and *port*; port 0 takes a free one.
 
     Raises:
-        OSError: The address is taken, or not ours.
+        OSError: The address is taken, or not ours; the text says what to do.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -258,9 +284,10 @@ def open_listener(host: str, port: int, limits: Limits) -> socket.socket:
         listener.bind((host, port))
         listener.listen(limits.connection_backlog)
         listener.setblocking(False)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        advice = _BIND_ADVICE.get(error.errno or 0, "check host and port in the configuration, or --host and --port")
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}; {advice}") from error
     return listener
 
 
