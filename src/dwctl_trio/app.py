@@ -123,7 +123,7 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         services.start_soon(run_lease_renewal, store, live, limits, metrics, name="lease_renewal")
         services.start_soon(run_rescuer, store, limits, metrics, name="rescuer")
         services.start_soon(run_loop_lag, api.services.loop_lag, metrics.loop_lag.observe, name="loop_lag")
-        services.start_soon(watch_signals, stopping.set, services.cancel_scope.cancel, name="signals")
+        await services.start(watch_signals, live, stopping.set, services.cancel_scope.cancel, name="signals")
         services.start_soon(run_drain, api, stopping, name="drain")
         app = build_application(api, store)
         async with trio.open_nursery() as server:

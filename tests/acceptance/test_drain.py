@@ -64,7 +64,7 @@ async def test_every_live_stream_gets_its_end_and_no_row_stays_under_way(postgre
     assert (status, under_way, len(rows)) == (0, 0, STREAMS)
     assert not any(client.is_cut for client in clients)
     assert {client.received.endswith(b"data: [DONE]\n\n") for client in clients} == {True}
-    assert endings == {"completed/": FINISHING, "failed/loop_error": STREAMS - FINISHING}
+    assert endings == {"completed/": FINISHING, "failed/server_stopping": STREAMS - FINISHING}
     assert [last["type"] for last in lasts] == [
         *["response.completed"] * FINISHING,
         *["response.failed"] * (STREAMS - FINISHING),
@@ -218,7 +218,7 @@ async def test_clients_that_never_read_do_not_hold_up_the_end(postgres_dsn, tmp_
             status, seconds = await stop(server, signal.SIGTERM)
         endings = {row[0] for row in await pool.fetch(ENDINGS)}
     print(f"{STALLED} clients that never read: exit {status} after {seconds:.2f} s")
-    assert (status, endings) == (0, {"failed/loop_error"})
+    assert (status, endings) == (0, {"failed/server_stopping"})
     assert seconds < limits.shutdown_grace_s + limits.write_progress_s + 5.0
 
 
@@ -230,7 +230,7 @@ async def test_the_end_comes_in_time_also_when_writes_may_take_longer(postgres_d
             status, seconds = await stop(server, signal.SIGTERM)
         endings = {row[0] for row in await pool.fetch(ENDINGS)}
     print(f"{STALLED} clients that never read, write_progress_s 600: exit {status} after {seconds:.2f} s")
-    assert (status, endings) == (0, {"failed/loop_error"})
+    assert (status, endings) == (0, {"failed/server_stopping"})
     assert seconds < 15.0
 
 
@@ -248,7 +248,11 @@ async def test_a_second_signal_ends_it_at_once(postgres_dsn, tmp_path, number):
     print(
         f"second {number.name} with {STALLED} live and {STALLED} stalled streams: exit {status} after {seconds:.2f} s"
     )
-    assert (status, endings) == (0, {"canceled/": 2 * STALLED})
+    logged = Counter(
+        (entry["ending"], entry["error_type"]) for entry in server.log if entry["event"] == "response_finished"
+    )
+    assert (status, endings) == (0, {"failed/server_stopping": 2 * STALLED})
+    assert logged == {("failed", "server_stopping"): 2 * STALLED}
     assert all(client.is_cut for client in clients)
     assert seconds < 3.0
 

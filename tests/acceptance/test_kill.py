@@ -123,7 +123,9 @@ async def test_a_stream_that_outlasts_the_grace_gets_a_terminal_event_and_the_ex
     assert [last["type"] for last in lasts] == ["response.failed"] * 2
     assert [last["response"]["output"][0]["content"][0]["text"] for last in lasts] == ["word0 word1 "] * 2
     assert {body["id"]: body for body in bodies} == {last["response"]["id"]: last["response"] for last in lasts}
-    assert endings == ["failed/loop_error"] * 2
+    assert endings == ["failed/server_stopping"] * 2
+    finished = [entry for entry in server.log if entry["event"] == "response_finished"]
+    assert [entry["error_type"] for entry in finished] == ["server_stopping"] * 2
     assert stopped == 1
     assert not any(client.is_cut for client in clients)
     assert server.events[-1] == "server_stopped"

@@ -10,6 +10,7 @@ from dwctl_trio.domain.event_grammar import check_stream
 from dwctl_trio.domain.items import output_text
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.engine.scope import run_inline_streaming
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_store import MemoryStore
@@ -50,6 +51,27 @@ async def test_a_stream_that_is_stopped_from_outside_tells_all_its_events_in_ord
     assert (told.status.value, output_text(told.output)) == ("failed", TEXT)
     assert row.state is RowState.FAILED, "a lease that still holds lets the output be stored"
     assert log.frames == b"".join(bench.told).removesuffix(b"data: [DONE]\n\n")
+
+
+async def test_a_stream_that_is_stopped_and_cut_off_at_once_ends_for_the_reason_of_its_stop() -> None:
+    database = MemoryDatabase()
+    store = MemoryStore(database, daemon_id=uuid4())
+    await store.register_process()
+
+    async with open_request_bench(store) as bench:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.serve_stream, "each-4-pause-2")
+            with trio.fail_after(WAIT_S):
+                await bench.simulator.wait_until(lambda counts: counts.paused == 1)
+                while TEXT.split()[1].encode() not in b"".join(bench.told):
+                    await trio.lowlevel.checkpoint()
+            bench.services.live.stop_all(lambda: ServerStopping("a second signal"))
+            nursery.cancel_scope.cancel()
+        row = database.rows[bench.response_id]
+
+    assert row.error is not None
+    assert (row.state, row.error.type) == (RowState.FAILED, ErrorType.SERVER_STOPPING)
+    assert b"word0 word1 " in (row.response or b"")
 
 
 async def test_a_batch_that_could_not_be_handed_over_in_time_goes_with_the_next() -> None:

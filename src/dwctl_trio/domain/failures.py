@@ -58,7 +58,7 @@ def describe_failure(error: Exception) -> Failure:
             overloaded = _server_error(ErrorType.RATE_LIMITED, str(error))
             return attrs.evolve(overloaded, http_status=503, retry_after_s=error.retry_after_s)
         case ServerStopping():
-            stopping = _server_error(ErrorType.LOOP_ERROR, "The server is shutting down. Please try again.")
+            stopping = _server_error(ErrorType.SERVER_STOPPING, "The server is shutting down. Please try again.")
             return attrs.evolve(stopping, http_status=503, retry_after_s=_RETRY_AFTER_S)
         case DwctlError():
             return _server_error(ErrorType.LOOP_ERROR, str(error))

@@ -38,7 +38,7 @@ class IncompleteReason(StrEnum):
 
 
 class ErrorType(StrEnum):
-    """The kind of a failure, kept in row and log: the original's names and two of ours."""
+    """The kind of a failure, kept in row and log: the original's names and three of ours."""
 
     UPSTREAM_ERROR = "upstream_error"
     RATE_LIMITED = "rate_limited"
@@ -46,6 +46,7 @@ class ErrorType(StrEnum):
     LOOP_ERROR = "loop_error"
     MAX_ITERATIONS_EXCEEDED = "max_iterations_exceeded"
     STEP_ABANDONED = "step_abandoned"
+    SERVER_STOPPING = "server_stopping"
     CANCELLED = "cancelled"
 
 

@@ -143,7 +143,8 @@ async def run_scope(services: Services, scope: Scope) -> Response:
         except Exception as error:  # noqa: BLE001 - supervision boundary: a fault inside a response ends only this one
             _log.exception("response_loop_failed", response_id=response_id_text(scope.new.response_id))
             ending = scope.fail(error)
-        except BaseException:  # the client hung up: Cancelled, alone or in the group of some library's nursery
-            await finalize(services, scope, Cancelled())
+        except BaseException:  # the client hung up, or the server ends: Cancelled, alone or in some library's group
+            reason = attempt.stopped_by
+            await finalize(services, scope, Cancelled() if reason is None else scope.fail(reason))
             raise
         return await finalize(services, scope, ending)

@@ -1,7 +1,8 @@
 """How a server ends: signals, the grace of live streams, and then their end.
 
 Rule 1: with the first signal nothing new begins; streams under way have ``shutdown_grace_s``.
-Rule 2: after the grace every stream is stopped, with a terminal event of its own; a second signal ends all at once.
+Rule 2: after the grace every stream is stopped, with a terminal event of its own.
+Rule 3: a second signal ends all at once: responses fail as stopped by the server, and nobody is told any more.
 """
 
 import signal
@@ -12,6 +13,7 @@ import structlog
 import trio
 
 from dwctl_trio.domain.errors import ServerStopping
+from dwctl_trio.engine.leases import LiveResponses
 from dwctl_trio.http.api import Api
 
 _log = structlog.get_logger(__name__)
@@ -20,14 +22,29 @@ _STOP_AGAIN_S = 0.1
 """Between two looks for responses to stop once the grace is over: one may have come in at the last moment."""
 
 
-async def watch_signals(stop: Callable[[], None], abort: Callable[[], None]) -> None:
-    """Call *stop* at the first SIGTERM or SIGINT, *abort* at the second."""
+async def watch_signals(
+    live: LiveResponses,
+    stop: Callable[[], None],
+    abort: Callable[[], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call *stop* at the first SIGTERM or SIGINT; stop what is *live* and call *abort* at the second.
+
+    Args:
+        live: What fails at the second signal as stopped by the server.
+        stop: Begins the end.
+        abort: Is the end.
+        task_status: Started when no signal can be missed any more.
+    """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for _ in signals:
             _log.info("server_stopping")
             stop()
             break
         async for _ in signals:
+            live.stop_all(lambda: ServerStopping("a second signal has come"))
             abort()
 
 
