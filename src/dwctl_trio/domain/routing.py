@@ -8,13 +8,6 @@ from enum import StrEnum
 from dwctl_trio.domain.request import ResponseRequest, ServiceTier
 
 
-class Surface(StrEnum):
-    """Which endpoint a row belongs to."""
-
-    RESPONSES = "responses"
-    CHAT = "chat"
-
-
 class Path(StrEnum):
     """How a POST is served."""
 
