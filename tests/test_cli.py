@@ -1,5 +1,6 @@
 """The installed command, as an operator runs it: a process with arguments, an environment and an exit status."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,6 +20,7 @@ import trio
 
 from dwctl_trio.app import open_database
 from dwctl_trio.config import parse_config
+from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.testing.service import open_service
 
 COMMAND = Path(sys.executable).parent / "dwctl-trio"
@@ -111,7 +114,8 @@ async def test_a_wrong_argument_is_named_and_the_status_is_2(arguments: list[str
 
 
 async def test_check_config_prints_the_configuration_in_force_without_its_secrets(tmp_path: Path) -> None:
-    path = write(tmp_path, "{port: 4001, upstreams: {local: {base_url: 'http://a/v1', api_key: sk-c4n4ry}}}")
+    upstreams = "upstreams: {local: {base_url: 'http://a/v1', api_key: sk-c4n4ry}}"
+    path = write(tmp_path, f"{{port: 4001, {upstreams}, models: [{{name: m, upstream: local}}]}}")
 
     done = await run("check-config", "--config", path, LIMITS__TURNS="3")
 
@@ -140,6 +144,17 @@ async def test_a_wrong_configuration_is_one_line_with_key_value_and_what_is_allo
     assert line.startswith(f"dwctl-trio: {problem}")
 
 
+async def test_check_config_warns_of_what_would_serve_nobody(tmp_path: Path) -> None:
+    empty = await run("check-config")
+    without_models = await run("check-config", "--config", write(tmp_path, "upstreams: {a: {base_url: 'http://a/v1'}}"))
+
+    first, second = said(empty.stderr).splitlines()
+    assert (empty.returncode, without_models.returncode) == (0, 0)
+    assert first.startswith("dwctl-trio: warning: upstreams: none is defined")
+    assert second.startswith("dwctl-trio: warning: models: none is defined")
+    assert said(without_models.stderr).splitlines() == [second]
+
+
 async def test_a_configuration_that_is_not_there_is_one_line() -> None:
     done = await run("check-config", "--config", "/nonexistent/config.yaml")
 
@@ -155,7 +170,36 @@ async def test_a_database_that_cannot_be_reached_is_one_line(arguments: list[str
     done = await run(*arguments, DATABASE_URL="postgresql://dwctl:c4n4ry@127.0.0.1:1/dwctl")
 
     (line,) = said(done.stderr).splitlines()
-    assert (done.returncode, line) == (1, "dwctl-trio: the database accepts no connection")
+    assert done.returncode == 1
+    assert line.startswith("dwctl-trio: the database accepts no connection (postgresql://***@127.0.0.1:1/dwctl): ")
+    assert line.endswith("or correct database_url")
+    assert "c4n4ry" not in line
+
+
+async def test_a_database_that_refuses_the_user_is_one_line_with_the_reason(postgres_dsn: str) -> None:
+    url = urlsplit(postgres_dsn)._replace(path="/nowhere").geturl()
+
+    done = await run("keys", "list", DATABASE_URL=url)
+
+    (line,) = said(done.stderr).splitlines()
+    assert done.returncode == 1
+    assert 'database "nowhere" does not exist' in line
+
+
+async def test_a_database_that_never_answers_is_given_up_in_time() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+
+    async with listener:  # the kernel accepts, and nobody says a word
+        done = await run(
+            "keys", "list", DATABASE_URL=f"postgresql://127.0.0.1:{port}/a?sslmode=disable", LIMITS__STORE_WAIT_S="0.2"
+        )
+
+    (line,) = said(done.stderr).splitlines()
+    assert done.returncode == 1
+    assert line.startswith(
+        f"dwctl-trio: the database did not accept a connection in time (postgresql://127.0.0.1:{port}"
+    )
 
 
 async def test_a_database_of_ones_own_is_not_changed_without_being_asked(postgres_dsn: str) -> None:
@@ -190,6 +234,29 @@ async def test_a_key_is_shown_once_listed_by_its_prefix_and_revoked_once(migrate
     assert again.returncode == 1
     assert f"no live key has the prefix '{prefix}'" in said(again.stderr)
     assert "revoked" in said(listed_later.stdout)
+
+
+async def test_a_whole_key_can_be_revoked_and_is_never_repeated(migrated_dsn: str) -> None:
+    created = await run("keys", "create", "--owner", "whale", DATABASE_URL=migrated_dsn)
+    key = said(created.stdout).strip()
+    revoked = await run("keys", "revoke", key, DATABASE_URL=migrated_dsn)
+    again = await run("keys", "revoke", key, DATABASE_URL=migrated_dsn)
+
+    assert (revoked.returncode, again.returncode) == (0, 1)
+    assert said(revoked.stdout) == f"Revoked the key {key[:15]}… of whale.\n"
+    assert f"no live key has the prefix '{key[:15]}'" in said(again.stderr)
+    assert key[:20] not in said(revoked.stdout + revoked.stderr + again.stdout + again.stderr)
+
+
+async def test_an_owner_that_could_move_the_cursor_is_escaped(migrated_dsn: str) -> None:
+    async with open_database(parse_config({"database_url": migrated_dsn})) as pool:
+        key = await PostgresKeyStore(pool).create_key("a\x1b[2J\nb")
+    listed = await run("keys", "list", DATABASE_URL=migrated_dsn)
+    revoked = await run("keys", "revoke", key, DATABASE_URL=migrated_dsn)
+
+    (row,) = said(listed.stdout).splitlines()
+    assert row.endswith("  a\\x1b[2J\\nb")
+    assert said(revoked.stdout) == f"Revoked the key {key[:15]}… of a\\x1b[2J\\nb.\n"
 
 
 async def test_an_owner_without_a_name_is_refused() -> None:
@@ -313,5 +380,37 @@ async def test_a_port_that_is_taken_is_one_line(postgres_dsn: str) -> None:
         done = await run("serve", "--host", "127.0.0.1", "--port", port, DATABASE_URL=postgres_dsn)
 
     (line,) = said(done.stderr).splitlines()
-    assert done.returncode == 1
-    assert "Address already in use" in line
+    advice = "stop the program that has it, or choose another with --port"
+    expected = f"dwctl-trio: cannot listen on 127.0.0.1, port {port}: Address already in use; {advice}"
+    assert (done.returncode, line) == (1, expected)
+
+
+async def test_a_port_that_is_taken_is_one_line_of_the_simulator_too() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = str(listener.socket.getsockname()[1])
+
+    async with listener:
+        done = await run("simulator", "--port", port)
+
+    expected = f"dwctl-trio: cannot listen on 127.0.0.1, port {port}; choose another with --host and --port\n"
+    assert (done.returncode, said(done.stderr)) == (1, expected)
+
+
+async def test_a_server_without_models_says_so_in_its_log(migrated_dsn: str) -> None:
+    variables = {"DATABASE_URL": migrated_dsn, "UPSTREAMS": "{a: {base_url: 'http://127.0.0.1:1/v1'}}"}
+    arguments = [str(COMMAND), "serve", "--port", "0"]
+
+    process = await trio.lowlevel.open_process(arguments, env=environment(**variables), stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    log = b""
+    with trio.fail_after(RUN_S_MAX):
+        while b"server_started" not in log:
+            log += await process.stderr.receive_some(65536)
+        process.send_signal(signal.SIGTERM)
+        status = await process.wait()
+
+    entries = [json.loads(line) for line in log.splitlines()]
+    (warning,) = [entry for entry in entries if entry["event"] == "configuration_incomplete"]
+    assert warning["level"] == "warning"
+    assert warning["problem"].startswith("models: none is defined")
+    assert status == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dwctl_trio.config import Config, UpstreamConfig, UpstreamTimeouts, load_config, parse_config
 from dwctl_trio.config import render_config as render
 from dwctl_trio.config.section import ConfigError
-from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.limits import DEFAULT_LIMITS, LIMIT_RULES, Limits
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.protocol.chat_completions import Quirks
 
@@ -156,12 +156,16 @@ def test_a_variable_overrides_the_file(tmp_path: Path, variable: str, value: str
 @pytest.mark.parametrize("field", attrs.fields(Limits), ids=lambda field: field.name)
 def test_every_limit_can_be_set_by_its_name_in_the_environment(field: Any) -> None:
     minimum = field.metadata["minimum"]
-    others = {"lease_s": "600", "lease_give_up_s": "300", "lease_renewal_s": "100"}
-    values = others | {field.name: str(minimum)}
-    if field.name in {"lease_s", "lease_give_up_s"}:  # the three are in order
-        values = {"lease_s": "2", "lease_give_up_s": "1", "lease_renewal_s": "0.5", field.name: str(minimum)}
-        minimum = values[field.name] = {"lease_s": 2.0, "lease_give_up_s": minimum}[field.name]
-        values["lease_renewal_s"] = "0.2"
+    values = {  # the least that keeps the rules, for what the others promise one another
+        "lease_s": 1.0,
+        "lease_give_up_s": 0.5,
+        "lease_renewal_s": 0.2,
+        "store_wait_s": 0.05,
+        "store_call_s": 0.05,
+        "terminal_write_s": 0.1,
+        "terminal_retry_s": 0.01,
+        field.name: minimum,
+    }
     environment = {f"DWCTL_LIMITS__{name.upper()}": str(value) for name, value in values.items()}
 
     config = load_config(None, environment)
@@ -385,6 +389,9 @@ def test_any_environment_is_a_configuration_or_an_error(environment: dict[str, s
         assert render(config)
 
 
+RULED = {name for rule in LIMIT_RULES for name in (*rule.smaller, rule.larger)}
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Valid documents without secrets."""
@@ -416,7 +423,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     )
     limits: dict[str, Any] = {}
     for field in attrs.fields(Limits):
-        if not field.name.startswith("lease_") and draw(st.booleans()):
+        if field.name not in RULED and draw(st.booleans()):
             kind = st.integers if isinstance(field.default, int) else st.floats
             limits[field.name] = draw(kind(field.metadata["minimum"], field.metadata["maximum"]))
     return {

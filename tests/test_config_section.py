@@ -128,7 +128,50 @@ def test_an_unknown_key_names_the_nearest_known_one(document: dict[str, Any], ex
         ),
         ({"limits": {"turns": 1.5}}, "limits.turns: expected an integer from 1 to 1000, but got 1.5"),
         ({"limits": {"keep_alive_s": "5"}}, "limits.keep_alive_s: expected a number from 0.05 to 300.0, but got '5'"),
-        ({"limits": {"lease_s": 15}}, "limits: expected lease_renewal_s < lease_give_up_s < lease_s"),
+        (
+            {"limits": {"lease_give_up_s": 9.5}},
+            (
+                "limits: expected lease_renewal_s < lease_give_up_s, but got 10 and 9.5: "
+                "a process must try to renew before it gives up"
+            ),
+        ),
+        (
+            {"limits": {"lease_s": 15}},
+            (
+                "limits: expected lease_give_up_s < lease_s, but got 20 and 15: "
+                "a process must stop its attempts before others may take them"
+            ),
+        ),
+        (
+            {"limits": {"store_wait_s": 12, "store_call_s": 8}},
+            (
+                "limits: expected lease_renewal_s + store_wait_s + store_call_s < lease_s, but got 10 + 12 + 8 and 30: "
+                "a renewal that waits for a connection and for its answer must still come in time"
+            ),
+        ),
+        (
+            {"limits": {"terminal_write_s": 1, "terminal_retry_s": 1}},
+            (
+                "limits: expected terminal_retry_s < terminal_write_s, but got 1 and 1: "
+                "a terminal write that failed must be tried again"
+            ),
+        ),
+        (
+            with_upstream(base_url="https://models.example/v1/chat/completions/"),
+            "upstreams.local.base_url: leave out /chat/completions at the end: the server adds it itself",
+        ),
+        *(
+            (
+                with_upstream(quirks={"drop": ["user", field]}),
+                f"upstreams.local.quirks.drop: '{field}' cannot be dropped: no call works without it",
+            )
+            for field in ("messages", "model", "stream")
+        ),
+        (with_model(name="m" * 257), "models[0].name: expected at most 256 characters, but got 257"),
+        (
+            with_model(upstream_model="m" * 257),
+            "models[0].upstream_model: expected at most 256 characters, but got 257",
+        ),
     ],
 )
 def test_a_wrong_value_names_the_key_the_value_and_what_is_allowed(document: dict[str, Any], expected: str) -> None:

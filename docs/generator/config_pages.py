@@ -7,7 +7,7 @@ import attrs
 from docs.generator.markdown import code, table
 from docs.generator.sources import CONFIG_SECTIONS, ConfigKey, config_keys, field_groups, member_docs
 
-from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.limits import LIMIT_RULES, Limits
 
 _EXAMPLE = Path(__file__).parents[1] / "reference" / "config.example.yaml"
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_items": "items"}
@@ -57,7 +57,7 @@ def configuration_page() -> Iterable[str]:
     yield "## Limits: `limits`"
     yield ""
     yield "Every bound of the system can be set here by its name; [limits.md](limits.md) lists them."
-    yield "`lease_renewal_s` must be below `lease_give_up_s`, and that below `lease_s`."
+    yield "Some of them must fit one another; that page says which."
 
 
 def _row(key: ConfigKey) -> Iterator[str]:
@@ -102,6 +102,13 @@ def limits_page() -> Iterable[str]:
             default: float = field.default or 0
             rows.append((code(name), _number(default), span, _unit(name), docs[name]))
         yield from table(("name", "default", "range", "unit", "reason"), rows)
+
+    yield ""
+    yield "## What they promise one another"
+    yield ""
+    yield "A configuration that breaks one of these is refused."
+    yield ""
+    yield from table(("rule", "reason"), ((code(str(rule)), rule.reason) for rule in LIMIT_RULES))
 
 
 def _unit(name: str) -> str:

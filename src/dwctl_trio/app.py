@@ -9,7 +9,7 @@ from uuid import uuid4
 import structlog
 import trio
 
-from dwctl_trio.config import Config
+from dwctl_trio.config import Config, find_warnings
 from dwctl_trio.domain.errors import StoreError
 from dwctl_trio.engine.leases import LiveResponses, run_lease_renewal, run_rescuer
 from dwctl_trio.engine.state import Services
@@ -48,7 +48,9 @@ async def open_database(config: Config, *, migrating: bool | None = None) -> Asy
     """
     limits = config.limits
     async with _open_dsn(config) as dsn, open_guest_loop() as loop:
-        async with aclosing(await connect(loop, dsn, call_s=limits.migration_s)) as connection:
+        async with aclosing(
+            await connect(loop, dsn, call_s=limits.migration_s, open_s=limits.store_wait_s)
+        ) as connection:
             if migrating or (migrating is None and config.database_url is None):
                 await migrate(connection)
             await check_schema_version(connection)
@@ -128,6 +130,8 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         app = build_application(api, store)
         async with trio.open_nursery() as server:
             server.start_soon(partial(run_server, app, listener, limits, wait_stop=stopping.wait), name="http_server")
+            for problem in find_warnings(config):
+                _log.warning("configuration_incomplete", problem=problem)
             _log.info("server_started", url=_url_of(listener))
             task_status.started(_url_of(listener))
         services.cancel_scope.cancel()

@@ -11,14 +11,15 @@ from typing import Any, NoReturn
 import click
 import trio
 
-from dwctl_trio.analytics.usage import parse_since, render_usage_report
+from dwctl_trio.analytics.usage import parse_since, printable, render_usage_report
 from dwctl_trio.app import open_database, run_api
-from dwctl_trio.config import Config, load_config, render_config
+from dwctl_trio.config import Config, find_warnings, load_config, render_config
 from dwctl_trio.config.section import ConfigError
+from dwctl_trio.config.url import mask_url
 from dwctl_trio.demo import run_demo
-from dwctl_trio.domain.errors import DwctlError
+from dwctl_trio.domain.errors import DwctlError, StoreUnavailable
 from dwctl_trio.observability.log import configure_logging
-from dwctl_trio.postgres.keys import PostgresKeyStore
+from dwctl_trio.postgres.keys import SHOWN_CHARACTERS, PostgresKeyStore
 from dwctl_trio.postgres.usage import read_usage
 from dwctl_trio.testing.simulator import run_simulator
 
@@ -51,7 +52,7 @@ def serve(config_path: Path | None, host: str | None, port: int | None) -> None:
     config = _load(config_path, host=host, port=port)
     configure_logging(level=config.log_level)
     _allow_many_connections()
-    _run(run_api, config)
+    _run(run_api, config, config=config)
 
 
 @main.command()
@@ -64,14 +65,17 @@ def migrate(config_path: Path | None) -> None:
         async with open_database(config, migrating=True):
             click.echo("The database's schema is up to date.")
 
-    _run(run)
+    _run(run, config=config)
 
 
 @main.command(name="check-config")
 @_config_option
 def check_config(config_path: Path | None) -> None:
-    """Print the configuration in force, secrets masked."""
-    click.echo(render_config(_load(config_path)), nl=False)
+    """Print the configuration in force, secrets masked, and warn of what would serve nobody."""
+    config = _load(config_path)
+    click.echo(render_config(config), nl=False)
+    for warning in find_warnings(config):
+        click.echo(f"dwctl-trio: warning: {warning}", err=True)
 
 
 @main.group()
@@ -105,7 +109,7 @@ def list_keys(config_path: Path | None) -> None:
     _run_with_keys(config_path, run)
     for row in rows:  # a slow pager must not keep the embedded database
         state = f"revoked {row['revoked_at']:%Y-%m-%d %H:%M}" if row["revoked_at"] else "live"
-        click.echo(f"{row['prefix']}…  {row['created_at']:%Y-%m-%d %H:%M}  {state:<24}  {row['owner']}")
+        click.echo(f"{row['prefix']}…  {row['created_at']:%Y-%m-%d %H:%M}  {state:<24}  {printable(row['owner'])}")
 
 
 @keys.command(name="revoke")
@@ -113,12 +117,13 @@ def list_keys(config_path: Path | None) -> None:
 @click.argument("prefix")
 def revoke_key(config_path: Path | None, prefix: str) -> None:
     """Revoke the key with this PREFIX; it is refused within 5 seconds."""
+    shown = prefix[:SHOWN_CHARACTERS].removesuffix("…")  # a whole key will do as well, and is not repeated
 
     async def run(store: PostgresKeyStore) -> None:
-        owner = await store.revoke_key(prefix.removesuffix("…"))
+        owner = await store.revoke_key(shown)
         if owner is None:
-            _fail(f"no live key has the prefix {prefix!r}; 'dwctl-trio keys list' shows them", EXIT_FAILURE)
-        click.echo(f"Revoked the key {prefix} of {owner}.")
+            _fail(f"no live key has the prefix {shown!r}; 'dwctl-trio keys list' shows them", EXIT_FAILURE)
+        click.echo(f"Revoked the key {shown}… of {printable(owner)}.")
 
     _run_with_keys(config_path, run)
 
@@ -140,7 +145,7 @@ def usage(config_path: Path | None, since: str, by: str) -> None:
             lines = await read_usage(pool, since_s=since_s, by=by)
         click.echo(render_usage_report(lines, by=by))  # a slow pager must not keep the embedded database
 
-    _run(run)
+    _run(run, config=config)
 
 
 @main.command()
@@ -152,7 +157,11 @@ def simulator(host: str, port: int) -> None:
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            click.echo(f"The simulator listens on {await nursery.start(run_simulator, host, port)}", err=True)
+            try:
+                url = await nursery.start(run_simulator, host, port)
+            except* OSError:
+                _fail(f"cannot listen on {host}, port {port}; choose another with --host and --port", EXIT_FAILURE)
+            click.echo(f"The simulator listens on {url}", err=True)
 
     _run(run)
 
@@ -185,19 +194,36 @@ def _run_with_keys(config_path: Path | None, work: Callable[[PostgresKeyStore], 
         async with open_database(config) as pool:
             await work(PostgresKeyStore(pool))
 
-    _run(run)
+    _run(run, config=config)
 
 
-def _run(function: Callable[..., Awaitable[object]], *args: object) -> None:
-    """Run a command to its end; what fails on purpose is one line, not a traceback."""
+def _run(function: Callable[..., Awaitable[object]], *args: object, config: Config | None = None) -> None:
+    """Run a command to its end; what fails on purpose is one line, not a traceback.
+
+    Args:
+        function: The command.
+        args: Its arguments.
+        config: What it runs on; None if it needs no database.
+    """
     try:
         trio.run(partial(_ungrouped, function, *args))
     except BrokenPipeError:
         raise  # whoever reads our output has left; click ends quietly
+    except StoreUnavailable as error:
+        _fail(_describe_unavailable(error, config), EXIT_FAILURE)
     except (DwctlError, OSError) as error:
         _fail(str(error), EXIT_FAILURE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _describe_unavailable(error: StoreUnavailable, config: Config | None) -> str:
+    """Which database failed, how, and what to do; PostgreSQL's words name the user and the database at the most."""
+    cause = f": {error.__cause__}" if isinstance(error.__cause__, Exception) else ""
+    if config is None or config.database_url is None:
+        return f"{error}{cause}"
+    place = mask_url(config.database_url)
+    return f"{error} ({place}){cause}. Start PostgreSQL there and let this user in, or correct database_url"
 
 
 async def _ungrouped(function: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -212,5 +238,5 @@ async def _ungrouped(function: Callable[..., Awaitable[object]], *args: object) 
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"dwctl-trio: {message}", err=True)
+    click.echo(f"dwctl-trio: {' / '.join(message.splitlines())}", err=True)
     sys.exit(status)

@@ -27,7 +27,15 @@ WAIT_S = 60.0
 PROMISE_S = 60.0
 """A row whose process died is ended within this, by the design."""
 
-QUICK = Limits(lease_s=2.0, lease_renewal_s=0.4, lease_give_up_s=1.2, rescue_interval_s=0.3, shutdown_grace_s=0.3)
+QUICK = Limits(
+    lease_s=4.0,
+    lease_renewal_s=0.4,
+    lease_give_up_s=1.2,
+    rescue_interval_s=0.3,
+    shutdown_grace_s=0.3,
+    store_wait_s=1.7,
+    store_call_s=1.7,
+)
 PAUSED = "echo-4-pause-2"
 """Says two words and waits."""
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.limits import DEFAULT_LIMITS, LIMIT_RULES, LimitRule, Limits
 
 _FIELDS = [pytest.param(field, id=field.name) for field in attrs.fields(Limits)]
 
@@ -56,6 +56,14 @@ def test_any_values_in_range_make_limits(data: st.DataObject) -> None:
         chosen[field.name] = data.draw(numbers(field.metadata["minimum"], field.metadata["maximum"]), label=field.name)
 
     assert attrs.asdict(Limits(**chosen)) == chosen
+
+
+@pytest.mark.parametrize("rule", LIMIT_RULES, ids=str)
+def test_the_defaults_keep_every_rule_and_the_sum_itself_breaks_it(rule: LimitRule) -> None:
+    total = sum(getattr(DEFAULT_LIMITS, name) for name in rule.smaller)
+
+    assert rule.is_kept(DEFAULT_LIMITS)
+    assert not rule.is_kept(attrs.evolve(DEFAULT_LIMITS, **{rule.larger: total}))
 
 
 def test_the_defaults_leave_time_to_renew_a_lease_twice_before_it_is_lost() -> None:

@@ -34,7 +34,15 @@ FAULTS = (
     *("echo-2-cut-each", "echo-2-reset-each", "echo-2-eof", "echo-2-midstream", "echo-2-garbage", "echo-2-badutf8"),
     *("echo-2-binary", "toolsbad-2", "echo-4-cutbyte-300"),
 )
-LIMITS = attrs.evolve(DEFAULT_LIMITS, terminal_write_s=0.5, lease_s=1.0, lease_renewal_s=0.3, lease_give_up_s=0.8)
+LIMITS = attrs.evolve(
+    DEFAULT_LIMITS,
+    terminal_write_s=0.5,
+    lease_s=2.5,
+    lease_renewal_s=0.3,
+    lease_give_up_s=0.8,
+    store_wait_s=1.0,
+    store_call_s=1.0,
+)
 
 
 def prompts(word: str) -> dict[str, Any]:

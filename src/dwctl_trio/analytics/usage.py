@@ -40,9 +40,9 @@ def _cells(line: UsageLine) -> tuple[str, ...]:
     counts = (line.input_tokens, line.cached_tokens, line.output_tokens, line.reasoning_tokens)
     cost = _UNKNOWN if line.cost is None else f"{line.cost:.6f} {line.currency or ''}".strip()
     tokens = (_UNKNOWN if count is None else f"{count:,}" for count in counts)
-    return (_printable(line.subject), f"{line.calls:,}", f"{line.failures:,}", *tokens, cost)
+    return (printable(line.subject), f"{line.calls:,}", f"{line.failures:,}", *tokens, cost)
 
 
-def _printable(subject: str) -> str:
-    """*subject* on one line: clients name models, and what they write must not reach the terminal as commands."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in subject)
+def printable(text: str) -> str:
+    """*text* on one line: what others wrote, as the name of a model, must not reach the terminal as commands."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

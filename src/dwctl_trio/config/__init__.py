@@ -1,7 +1,8 @@
 """The configuration: ``config.yaml`` and ``DWCTL_*``, read strictly into one frozen value."""
 
-from dwctl_trio.config.reading import is_loopback, load_config, parse_config
+from dwctl_trio.config.reading import load_config, parse_config
 from dwctl_trio.config.report import render_config
+from dwctl_trio.config.rules import find_warnings, is_loopback
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.config.values import ANY, Config, UpstreamConfig, UpstreamTimeouts
 
@@ -11,6 +12,7 @@ __all__ = [
     "ConfigError",
     "UpstreamConfig",
     "UpstreamTimeouts",
+    "find_warnings",
     "is_loopback",
     "load_config",
     "parse_config",

@@ -8,7 +8,6 @@ Rule 4: no error repeats a secret.
 Source: the outside contract of the design.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -18,12 +17,13 @@ from typing import Any
 
 import attrs
 
+from dwctl_trio.config.rules import check_whole
 from dwctl_trio.config.section import ConfigError, Section, describe_kind, show
-from dwctl_trio.config.url import is_base_url, is_database_url, mask_url
+from dwctl_trio.config.url import CHAT_PATH, is_base_url, is_database_url, mask_url
 from dwctl_trio.config.values import Config, UpstreamConfig, UpstreamTimeouts
 from dwctl_trio.config.yaml_document import decode_yaml
 from dwctl_trio.domain.limits import Limits
-from dwctl_trio.domain.models import ModelRoute, Price
+from dwctl_trio.domain.models import MODEL_CHARACTERS_MAX, ModelRoute, Price
 from dwctl_trio.domain.rates import OwnerRates
 from dwctl_trio.protocol.chat_completions import Quirks
 
@@ -35,6 +35,8 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
 _TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+_NEEDED_FIELDS = frozenset({"messages", "model", "stream"})
+"""Of a call of an upstream: without them it would be another call."""
 _NO_TOOLS = "server tools are not available in this release; remove the key"
 
 
@@ -112,39 +114,8 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
-    _check_whole(config)
+    check_whole(config)
     return config
-
-
-def _check_whole(config: Config) -> None:
-    """What no single key can tell."""
-    names = {upstream.name for upstream in config.upstreams}
-    seen: set[str] = set()
-    for index, route in enumerate(config.models):
-        if route.upstream not in names:
-            allowed = ", ".join(sorted(names)) or "none is defined"
-            raise ConfigError(f"models[{index}].upstream: {route.upstream!r} is not an upstream; allowed: {allowed}")
-        if route.model in seen:
-            raise ConfigError(f"models[{index}].name: {route.model!r} stands twice")
-        seen.add(route.model)
-    if config.auth_mode == "none" and not is_loopback(config.host):
-        raise ConfigError(
-            f"auth.mode: 'none' is allowed on a loopback address only, and host is {config.host!r}; "
-            "use auth.mode: keys, or host: 127.0.0.1"
-        )
-    limits = config.limits
-    if not limits.lease_renewal_s < limits.lease_give_up_s < limits.lease_s:
-        raise ConfigError("limits: expected lease_renewal_s < lease_give_up_s < lease_s")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on *host*."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _parse_upstreams(section: Section) -> tuple[UpstreamConfig, ...]:
@@ -156,6 +127,8 @@ def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
     base_url = section.text("base_url").strip()
     if not is_base_url(base_url):
         section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {show(mask_url(base_url))}")
+    if base_url.rstrip("/").endswith(CHAT_PATH):
+        section.fail("base_url", f"leave out {CHAT_PATH} at the end: the server adds it itself")
     headers = section.section("headers")
     timeouts = section.section("timeouts")
     timeouts.refuse_unknown(tuple(field.name for field in attrs.fields(UpstreamTimeouts)))
@@ -193,6 +166,9 @@ def _parse_quirks(section: Section) -> Quirks:
     drop = section.items("drop", "a list of field names")
     if not all(isinstance(field, str) for field in drop):
         section.fail("drop", "expected a list of field names, each a string")
+    needed = [field for field in drop if field in _NEEDED_FIELDS]
+    if needed:
+        section.fail("drop", f"{show(needed[0])} cannot be dropped: no call works without it")
     rename = section.section("rename")
     return Quirks(
         drop=frozenset(drop),
@@ -211,13 +187,20 @@ def _parse_model(section: Section) -> ModelRoute:
     section.refuse_unknown(("name", "upstream", "upstream_model", "price", "tools"))
     if section.items("tools"):
         section.fail("tools", _NO_TOOLS)
-    name = section.text("name")
+    name = _parse_model_name(section, "name")
     return ModelRoute(
         model=name,
         upstream=section.text("upstream"),
-        upstream_model=section.text("upstream_model", name),
+        upstream_model=_parse_model_name(section, "upstream_model", name),
         price=_parse_price(section.section("price")) if section.get("price") is not None else None,
     )
+
+
+def _parse_model_name(section: Section, key: str, default: str | None = None) -> str:
+    name = section.text(key, default)
+    if len(name) > MODEL_CHARACTERS_MAX:
+        section.fail(key, f"expected at most {MODEL_CHARACTERS_MAX} characters, but got {len(name)}")
+    return name
 
 
 def _parse_price(section: Section) -> Price:

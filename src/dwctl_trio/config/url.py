@@ -3,6 +3,8 @@
 import re
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+CHAT_PATH = "/chat/completions"
+"""What is added to an upstream's ``base_url``."""
 MASK = "***"
 """What stands for a secret in all that is shown."""
 

@@ -144,3 +144,33 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 """What holds where the operator's configuration is silent."""
+
+
+@attrs.frozen
+class LimitRule:
+    """What some bounds promise another: their sum is below it."""
+
+    smaller: tuple[str, ...]
+    larger: str
+    reason: str
+
+    def is_kept(self, limits: Limits) -> bool:
+        """Whether *limits* keep it."""
+        values: dict[str, float] = attrs.asdict(limits)
+        return sum(values[name] for name in self.smaller) < values[self.larger]
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.smaller)} < {self.larger}"
+
+
+LIMIT_RULES = (
+    LimitRule(("lease_renewal_s",), "lease_give_up_s", "a process must try to renew before it gives up"),
+    LimitRule(("lease_give_up_s",), "lease_s", "a process must stop its attempts before others may take them"),
+    LimitRule(
+        ("lease_renewal_s", "store_wait_s", "store_call_s"),
+        "lease_s",
+        "a renewal that waits for a connection and for its answer must still come in time",
+    ),
+    LimitRule(("terminal_retry_s",), "terminal_write_s", "a terminal write that failed must be tried again"),
+)
+"""All that the bounds promise one another; a configuration that breaks one is refused."""

@@ -4,6 +4,9 @@ from decimal import Decimal
 
 import attrs
 
+MODEL_CHARACTERS_MAX = 256
+"""Of a model's name: it stands in every row, log line and metric of its calls."""
+
 
 @attrs.frozen(kw_only=True)
 class Price:

@@ -11,7 +11,8 @@ from dwctl_trio.postgres.queries import load_query, refusals
 
 KEY_PREFIX = "sk-dwctl-"
 _SECRET_BYTES = 32
-_SHOWN_CHARACTERS = len(KEY_PREFIX) + 6
+SHOWN_CHARACTERS = len(KEY_PREFIX) + 6
+"""Of a key, as its prefix: enough to tell keys apart, far too little to be one."""
 
 
 class PostgresKeyStore:
@@ -31,7 +32,7 @@ class PostgresKeyStore:
         key = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         query = load_query("create_api_key")
         digest = hashlib.sha256(key.encode()).digest()
-        values = {"digest": digest, "prefix": key[:_SHOWN_CHARACTERS], "owner": owner}
+        values = {"digest": digest, "prefix": key[:SHOWN_CHARACTERS], "owner": owner}
         with refusals(query.name):
             await self._pool.execute(query.text, *query.arguments(values))
         return key

@@ -48,13 +48,14 @@ _UNAVAILABLE = (
 )
 
 
-async def connect(loop: GuestLoop, dsn: str, *, call_s: float) -> "Connection":
+async def connect(loop: GuestLoop, dsn: str, *, call_s: float, open_s: float | None = None) -> "Connection":
     """Open a connection.
 
     Args:
         loop: The guest loop it lives on; at that loop's end it is closed.
         dsn: A ``postgresql://`` URL; ``host=`` may be the directory of a UNIX socket, ``sslmode=`` and its kin hold.
-        call_s: Bound in seconds for this and for each later call.
+        call_s: Bound in seconds for each later call.
+        open_s: Bound in seconds for this one; None: the same.
 
     Raises:
         StoreUnavailable: No connection could be made in time.
@@ -62,7 +63,7 @@ async def connect(loop: GuestLoop, dsn: str, *, call_s: float) -> "Connection":
 
     Cancellation: nothing is left open.
     """
-    scope = trio.CancelScope(deadline=trio.current_time() + call_s)
+    scope = trio.CancelScope(deadline=trio.current_time() + (call_s if open_s is None else open_s))
     try:
         with scope:
             session = await loop.run(

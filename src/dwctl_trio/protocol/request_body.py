@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dwctl_trio.domain.errors import InvalidRequest
+from dwctl_trio.domain.models import MODEL_CHARACTERS_MAX
 from dwctl_trio.domain.request import (
     InputItem,
     InputMessage,
@@ -82,7 +83,7 @@ def parse_request(body: object) -> ResponseRequest:
     fields = Fields(body, "")
     fields.refuse_unknown(_KNOWN)
     _refuse_unsupported(fields)
-    model = fields.require("model", lambda name: fields.text(name, length_max=256))
+    model = fields.require("model", lambda name: fields.text(name, length_max=MODEL_CHARACTERS_MAX))
     if not model.strip():
         raise InvalidRequest("Invalid 'model': it must not be empty.", param="model", code="invalid_value")
     text = fields.object("text")
