@@ -19,8 +19,8 @@ import yaml
 
 from benchmarks.load import StreamTiming, Target, percentile, run_streams
 from benchmarks.processes import Process, open_process
-from dwctl_trio.app import open_database
 from dwctl_trio.config import parse_config
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.embedded import open_embedded_postgres
 
 _CHAT_BODY = {

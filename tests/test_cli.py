@@ -18,8 +18,8 @@ import httpx
 import pytest
 import trio
 
-from dwctl_trio.app import open_database
 from dwctl_trio.config import parse_config
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.testing.service import open_service
 

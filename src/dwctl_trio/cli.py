@@ -12,13 +12,14 @@ import click
 import trio
 
 from dwctl_trio.analytics.usage import parse_since, printable, render_usage_report
-from dwctl_trio.app import open_database, run_api
+from dwctl_trio.app import run_api
 from dwctl_trio.config import Config, find_warnings, load_config, render_config
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.config.url import mask_url
 from dwctl_trio.demo import run_demo
 from dwctl_trio.domain.errors import DwctlError, StoreUnavailable
 from dwctl_trio.observability.log import configure_logging
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import SHOWN_CHARACTERS, PostgresKeyStore
 from dwctl_trio.postgres.usage import read_usage
 from dwctl_trio.testing.simulator import run_simulator

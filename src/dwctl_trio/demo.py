@@ -13,9 +13,10 @@ import httpx
 import msgspec
 import trio
 
-from dwctl_trio.app import open_database, run_api
+from dwctl_trio.app import run_api
 from dwctl_trio.config import Config, parse_config
 from dwctl_trio.observability.log import configure_logging
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.postgres.queries import load_query
 from dwctl_trio.protocol.sse import SseDecoder

@@ -15,9 +15,9 @@ import httpx
 import trio
 import yaml
 
-from dwctl_trio.app import open_database
 from dwctl_trio.config import Config
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.testing.simulator import Simulator, open_simulator
 

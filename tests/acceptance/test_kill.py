@@ -26,9 +26,9 @@ from tests.acceptance.conftest import (
     write_config,
 )
 
-from dwctl_trio.app import open_database
 from dwctl_trio.config import Config
 from dwctl_trio.domain.limits import DEFAULT_LIMITS
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.testing.simulator import open_simulator
 

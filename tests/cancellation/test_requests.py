@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import attrs
 import pytest
 
-from dwctl_trio.app import open_database
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES, RowState
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.postgres.store import PostgresStore
 from dwctl_trio.testing.cancel_sweep import sweep_cancellation

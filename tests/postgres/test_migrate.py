@@ -5,10 +5,10 @@ import pytest
 import trio
 from tests.postgres.conftest import CALL_S, open_connection
 
-from dwctl_trio.app import open_database
 from dwctl_trio.config import Config
 from dwctl_trio.domain.errors import StoreError, StoreUnavailable
 from dwctl_trio.postgres import migrate as migrate_module
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.migrate import (
     Migration,
     SchemaVersionError,

@@ -11,11 +11,12 @@ import trio
 import trio.testing
 from tests.postgres.conftest import CALL_S
 
-from dwctl_trio.app import open_api, open_database
+from dwctl_trio.app import open_api
 from dwctl_trio.config import Config
 from dwctl_trio.engine.scope import ResponseRefused, run_inline_blocking, run_inline_streaming
 from dwctl_trio.engine.state import Services
 from dwctl_trio.ports import NewResponse
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.postgres.queries import load_query
 from dwctl_trio.protocol.request_body import parse_request

@@ -21,6 +21,7 @@ from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.response import Cancelled, Ending, Response, ResponseStatus
 from dwctl_trio.engine.finalize import finalize
 from dwctl_trio.engine.loop import run_loop
+from dwctl_trio.engine.sinks import ChannelSink, NoSink
 from dwctl_trio.engine.state import Scope, Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.ports import NewResponse
@@ -42,21 +43,6 @@ class ResponseRefused(Exception):
         self.response_id = response_id
 
 
-class _ChannelSink:
-    """A consumer at the other end of a memory channel."""
-
-    def __init__(self, send_frames: trio.MemorySendChannel[bytes]) -> None:
-        self.send = send_frames.send
-
-
-class _NoSink:
-    """No consumer but the caller, who wants the final response only."""
-
-    async def send(self, frames: bytes) -> None:  # noqa: ARG002 - the port's signature
-        """Let the frames go; they are in the log."""
-        await trio.lowlevel.checkpoint()
-
-
 async def run_inline_streaming(
     services: Services, new: NewResponse, nursery: trio.Nursery
 ) -> trio.MemoryReceiveChannel[bytes]:
@@ -69,7 +55,7 @@ async def run_inline_streaming(
         IdempotencyKeyHeld: It was not begun.
     """
     send_frames, receive_frames = trio.open_memory_channel[bytes](services.limits.event_channel_items)
-    scope = Scope(new, _ChannelSink(send_frames), services.limits)
+    scope = Scope(new, ChannelSink(send_frames), services.limits)
 
     async def run_and_close() -> None:
         async with send_frames:
@@ -95,7 +81,7 @@ async def run_inline_blocking(services: Services, new: NewResponse, nursery: tri
         ResponseRefused: It failed without any output.
         IdempotencyKeyHeld: It was not begun.
     """
-    scope = Scope(new, _NoSink(), services.limits)
+    scope = Scope(new, NoSink(), services.limits)
     nursery.start_soon(open_scope, services, scope, name="open_scope")
     response = await run_scope(services, scope)
     if response.status is ResponseStatus.FAILED and scope.failure is not None and not response.output:

@@ -8,8 +8,9 @@ import attrs
 import httpx
 import trio
 
-from dwctl_trio.app import open_database, run_api
+from dwctl_trio.app import run_api
 from dwctl_trio.config import Config, parse_config
+from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.testing.simulator import Simulator, open_simulator
 
