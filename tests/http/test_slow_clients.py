@@ -39,7 +39,10 @@ class Plan:
     """They all come, and are waited for until they are gone, this many times."""
     gone_s: float
     """After the last has come."""
-    p99_growth_s: float
+    quantile: float
+    """Of the others' times; the highest of a few hundred would tell more of the machine than of the server."""
+    growth_s: float
+    """By how much that may be longer than without slow clients."""
     exit_s: float
 
 
@@ -50,10 +53,11 @@ QUICK = Plan(
     each=40,
     rounds=1,
     gone_s=6.0,
-    p99_growth_s=0.1,
+    quantile=0.5,
+    growth_s=0.1,
     exit_s=5.0,
 )
-FULL = Plan(limits=DEFAULT_LIMITS, each=200, rounds=2, gone_s=65.0, p99_growth_s=0.020, exit_s=36.0)
+FULL = Plan(limits=DEFAULT_LIMITS, each=200, rounds=2, gone_s=65.0, quantile=0.99, growth_s=0.020, exit_s=36.0)
 
 
 def open_narrow() -> trio.socket.SocketType:
@@ -126,8 +130,8 @@ async def ask_once(http: httpx.AsyncClient) -> float:
     return time.perf_counter() - begun_at
 
 
-def p99_s(seconds: list[float]) -> float:
-    return sorted(seconds)[int(len(seconds) * 0.99)]
+def quantile_s(seconds: list[float], quantile: float) -> float:
+    return sorted(seconds)[int(len(seconds) * quantile)]
 
 
 async def run_plan(plan: Plan, dsn: str, tmp_path: Path) -> None:
@@ -155,15 +159,16 @@ async def run_plan(plan: Plan, dsn: str, tmp_path: Path) -> None:
                 status = await server.end_by(signal.SIGTERM)
             exit_s = trio.current_time() - begun_at
 
+    was_s, is_s = (quantile_s(seconds, plan.quantile) for seconds in (before, during))
     print(
         f"{plan.each} that never read, {plan.each} that send a byte a second, {plan.rounds} times:"
         f" connections {known} -> {most} -> {known}, gone after {', '.join(f'{seconds:.1f}' for seconds in gone_s)} s;"
-        f" p99 {1000 * p99_s(before):.1f} -> {1000 * p99_s(during):.1f} ms of {len(during)};"
+        f" p{100 * plan.quantile:.0f} {1000 * was_s:.1f} -> {1000 * is_s:.1f} ms of {len(during)};"
         f" SIGTERM: exit {status} after {exit_s:.1f} s"
     )
     assert most >= known + 2 * plan.each, "they were there"
     assert status == 0
-    assert p99_s(during) - p99_s(before) <= plan.p99_growth_s
+    assert is_s - was_s <= plan.growth_s
 
 
 @pytest.mark.slow
