@@ -17,8 +17,10 @@ from dwctl_trio.http.admission import Admission
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.application import build_application
 from dwctl_trio.http.authentication import Authenticator
+from dwctl_trio.http.door import Door
 from dwctl_trio.http.drain import run_drain, watch_signals
 from dwctl_trio.http.server import open_listener, run_server
+from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag, run_loop_lag
 from dwctl_trio.observability.metrics import Metrics, Watched
 from dwctl_trio.observability.tracing import open_tracing
@@ -41,9 +43,12 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
         open_tracing(config.tracing_endpoint, config.limits) as tracing,
     ):
         live, metrics = LiveResponses(), Metrics([route.model for route in config.models])
-        lag, names = LoopLag(), tuple(upstream.name for upstream in config.upstreams)
-        metrics.watch(Watched(live=live, loop_lag=lag, pool=pool, upstreams=upstreams, upstream_names=names))
-        admission = Admission(config.limits, dict(config.owners), lambda: lag.seconds)
+        lag, delay, names = LoopLag(), LoopDelay(), tuple(upstream.name for upstream in config.upstreams)
+        watched = Watched(
+            live=live, loop_lag=lag, loop_delay=delay, pool=pool, upstreams=upstreams, upstream_names=names
+        )
+        metrics.watch(watched)
+        admission = Admission(config.limits, dict(config.owners), lambda: delay.seconds)
         services = Services(
             store=store,
             upstream=upstreams,
@@ -55,7 +60,8 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
             note_tokens=admission.note_tokens,
         )
         keys = PostgresKeyStore(pool) if config.auth_mode == "keys" else None
-        yield Api(services, config, Authenticator(keys, config.limits), admission), store
+        with delay.measuring():
+            yield Api(services, config, Authenticator(keys, config.limits), admission, lambda: delay.turns), store
     with trio.move_on_after(config.limits.store_call_s, shield=True):
         try:
             await store.stop_process()
@@ -85,9 +91,11 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         services.start_soon(run_loop_lag, api.services.loop_lag, metrics.loop_lag.observe, name="loop_lag")
         await services.start(watch_signals, live, stopping.set, services.cancel_scope.cancel, name="signals")
         services.start_soon(run_drain, api, stopping, name="drain")
+        door = Door(find_overload=api.admission.find_overload, note_request=metrics.note_request, turn=api.turn)
         app = build_application(api, store)
+        serve = partial(run_server, app, listener, limits, door=door, wait_stop=stopping.wait)
         async with trio.open_nursery() as server:
-            server.start_soon(partial(run_server, app, listener, limits, wait_stop=stopping.wait), name="http_server")
+            server.start_soon(serve, name="http_server")
             for problem in find_warnings(config):
                 _log.warning("configuration_incomplete", problem=problem)
             _log.info("server_started", url=_url_of(listener))

@@ -1,5 +1,6 @@
 """The command line: ``dwctl-trio serve``, and what an operator needs around it."""
 
+import gc
 import resource
 import sys
 from collections.abc import Awaitable, Callable
@@ -53,6 +54,7 @@ def serve(config_path: Path | None, host: str | None, port: int | None) -> None:
     config = _load(config_path, host=host, port=port)
     configure_logging(level=config.log_level)
     _allow_many_connections()
+    _spare_the_collector()
     _run(run_api, config, config=config)
 
 
@@ -171,6 +173,15 @@ def simulator(host: str, port: int) -> None:
 def demo() -> None:
     """Show one response from the first token to the database, with everything it needs."""
     _run(run_demo)
+
+
+def _spare_the_collector() -> None:
+    """Take what was imported, which lives as long as the process, out of the collector's sight.
+
+    It is most of all there is. Measured, a full collection takes 3 ms then, and 55 ms otherwise, in which all wait.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _allow_many_connections() -> None:

@@ -35,6 +35,7 @@ QUICK = Limits(
     shutdown_grace_s=0.3,
     store_wait_s=1.7,
     store_call_s=1.7,
+    calm_responses=1000,
 )
 PAUSED = "echo-4-pause-2"
 """Says two words and waits."""
@@ -100,6 +101,18 @@ class Server:
         lines = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8").splitlines()
         (line,) = [line for line in lines if line.startswith("VmRSS:")]
         return int(line.split()[1]) * 1024
+
+    def cpu_s(self) -> float:
+        """The processor time of its main thread so far, which runs all of it."""
+        return self._schedule()[0]
+
+    def kept_waiting_s(self) -> float:
+        """How long it was ready to run so far, while others had the processor."""
+        return self._schedule()[1]
+
+    def _schedule(self) -> tuple[float, float]:
+        numbers = Path(f"/proc/{self.process.pid}/schedstat").read_text("ascii").split()
+        return int(numbers[0]) / 1e9, int(numbers[1]) / 1e9
 
     async def end_by(self, number: signal.Signals) -> int:
         """Send a signal; the exit status."""
@@ -191,9 +204,9 @@ async def wait_none_under_way(pool: Pool) -> None:
         await pool.execute("select pg_sleep(0.05)")
 
 
-def write_config(path: Path, simulator: Simulator, limits: Limits, **fields: Any) -> Path:
+def write_config(path: Path, base_url: str, limits: Limits, **fields: Any) -> Path:
     """Write the configuration of a server; *fields* differ at its top, those in ``upstream`` in its only upstream."""
-    upstream = {"base_url": simulator.base_url, "max_concurrency": 1000, **fields.pop("upstream", {})}
+    upstream = {"base_url": base_url, "max_concurrency": 1000, **fields.pop("upstream", {})}
     changed = {name: value for name, value in attrs.asdict(limits).items() if value != getattr(DEFAULT_LIMITS, name)}
     document = {
         "port": 0,
@@ -213,4 +226,8 @@ async def open_world(
 ) -> AsyncIterator[tuple[Path, Pool, Simulator]]:
     """A migrated database, an upstream, and the configuration of servers on both."""
     async with open_simulator() as simulator, open_database(Config(database_url=dsn), migrating=True) as pool:
-        yield write_config(tmp_path / "config.yaml", simulator, limits, database_url=dsn, **fields), pool, simulator
+        yield (
+            write_config(tmp_path / "config.yaml", simulator.base_url, limits, database_url=dsn, **fields),
+            pool,
+            simulator,
+        )

@@ -97,7 +97,7 @@ def data_dir() -> Iterator[Path]:
 @pytest.mark.slow
 async def test_a_killed_server_with_its_own_database_comes_back_with_both(data_dir, tmp_path):
     async with open_simulator() as simulator:
-        path = write_config(tmp_path / "config.yaml", simulator, QUICK, data_dir=str(data_dir))
+        path = write_config(tmp_path / "config.yaml", simulator.base_url, QUICK, data_dir=str(data_dir))
         async with open_server(path) as first, streaming(first, 2) as clients:
             await first.end_by(signal.SIGKILL)
         async with open_server(path) as second, open_database(Config(data_dir=data_dir)) as pool:

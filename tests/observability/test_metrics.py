@@ -11,6 +11,7 @@ from tests.observability.scrapes import Scrape
 
 from dwctl_trio.domain.response import ErrorType, ResponseStatus
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag
 from dwctl_trio.observability.metrics import (
     OTHER_METHOD,
@@ -71,7 +72,16 @@ def make_metrics() -> Metrics:
     """Metrics with two routes, that watch everything."""
     metrics = Metrics(["known", "*"])
     upstreams, names = FakeUpstreams(), ("local", "remote")
-    metrics.watch(Watched(live=[1, 2], loop_lag=LoopLag(), pool=FakePool(), upstreams=upstreams, upstream_names=names))
+    metrics.watch(
+        Watched(
+            live=[1, 2],
+            loop_lag=LoopLag(),
+            loop_delay=LoopDelay(),
+            pool=FakePool(),
+            upstreams=upstreams,
+            upstream_names=names,
+        )
+    )
     return metrics
 
 
@@ -169,7 +179,16 @@ def test_what_is_a_state_is_read_at_the_moment_of_the_scrape() -> None:
     live: list[int] = []
     metrics = Metrics()
     upstreams, names = FakeUpstreams(), ("local", "remote")
-    metrics.watch(Watched(live=live, loop_lag=LoopLag(), pool=FakePool(), upstreams=upstreams, upstream_names=names))
+    metrics.watch(
+        Watched(
+            live=live,
+            loop_lag=LoopLag(),
+            loop_delay=LoopDelay(),
+            pool=FakePool(),
+            upstreams=upstreams,
+            upstream_names=names,
+        )
+    )
     live.append(1)
     seen = scrape(metrics)
 

@@ -23,6 +23,12 @@ _RETRY_AFTER_S = (1.0, 5.0)
 _OWNER_RETRY_AFTER_S = 1.0
 """When to try again with too many requests of one's own under way."""
 
+_TRUST_S = 2.0
+"""In which what may be under way doubles after the process was too busy. Without it each moment of calm lets in all
+that comes, and what they cost is felt only when it is too late."""
+_DOUBLINGS_MAX = 20.0
+"""More is no bound at all."""
+
 
 @attrs.define(eq=False)
 class _Owner:
@@ -37,22 +43,25 @@ class Admission:
     """The doorkeeper of one process.
 
     Args:
-        limits: ``live_responses``, ``owner_responses`` and ``loop_lag_s``.
+        limits: ``live_responses``, ``calm_responses``, ``loop_delay_s`` and ``owner_responses``.
         rates: By owner; ``*`` for all that have none of their own.
-        loop_lag_s: How late the event loop is at the moment, in seconds.
+        loop_delay_s: How long a task waits for its turn at the moment, in seconds.
     """
 
     def __init__(
         self,
         limits: Limits,
         rates: Mapping[str, OwnerRates],
-        loop_lag_s: Callable[[], float] = lambda: 0.0,
+        loop_delay_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._limits = limits
         self._rates = rates
-        self._loop_lag_s = loop_lag_s
+        self._loop_delay_s = loop_delay_s
         self._owners: dict[str, _Owner] = {}
         self._under_way = 0
+        self._borne = limits.live_responses
+        """What was under way when the process was too busy last, and could bear no more."""
+        self._borne_at = 0.0
 
     @property
     def under_way(self) -> int:
@@ -64,18 +73,31 @@ class Admission:
         """Owners of whom something is remembered."""
         return len(self._owners)
 
+    def find_overload(self) -> Overloaded | None:
+        """Why nobody may begin at the moment, whoever it is; None if somebody may."""
+        limits, under_way = self._limits, self._under_way
+        if under_way >= limits.live_responses:
+            return self._full()
+        if under_way < limits.calm_responses:
+            return None
+        now = trio.current_time()
+        if self._loop_delay_s() > limits.loop_delay_s:
+            self._borne, self._borne_at = under_way, now
+        elif under_way < self._borne * 2 ** min((now - self._borne_at) / _TRUST_S, _DOUBLINGS_MAX):
+            return None
+        return Overloaded("The server is too busy at the moment.", retry_after_s=_spread_s())
+
     def admit(self, name: str) -> Callable[[], None]:
         """Take a place for a request of owner *name*; return what gives it back.
 
         Raises:
-            Overloaded: The process has too much under way, or is late already.
+            Overloaded: The process has too much under way. That it is too busy is said at the door, or not at all: who
+                was let in there has cost something already.
             LimitExceeded: The owner has, or is over a rate.
         """
         limits = self._limits
         if self._under_way >= limits.live_responses:
-            raise Overloaded("The server is handling as many requests as it can.", retry_after_s=_spread_s())
-        if self._loop_lag_s() > limits.loop_lag_s:
-            raise Overloaded("The server is too busy at the moment.", retry_after_s=_spread_s())
+            raise self._full()
         owner = self._find(name)
         if owner.under_way >= limits.owner_responses:
             raise LimitExceeded(
@@ -98,6 +120,10 @@ class Admission:
             self._forget_idle(name, owner)
 
         return release
+
+    @staticmethod
+    def _full() -> Overloaded:
+        return Overloaded("The server is handling as many requests as it can.", retry_after_s=_spread_s())
 
     def note_tokens(self, name: str, tokens: int) -> None:
         """Take what a model call of owner *name* has used from its rate."""

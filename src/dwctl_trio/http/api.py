@@ -1,6 +1,7 @@
 """What all views share: the caller, the body, the route, and the answer to an error."""
 
 import re
+from collections.abc import Callable
 from uuid import uuid4
 
 import attrs
@@ -36,6 +37,8 @@ class Api:
     config: Config
     authenticator: Authenticator
     admission: Admission
+    turn: Callable[[], int]
+    """The number of the event loop's turn."""
     stopping: bool = False
     """Set when no new work is taken."""
 

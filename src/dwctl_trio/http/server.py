@@ -7,108 +7,46 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
-from uuid import uuid4
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn
 
-import h11
 import hypercorn.protocol
-import hypercorn.trio.run
 import structlog
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.config import Sockets
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.run import worker_serve
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import EventWrapper
-from hypercorn.utils import wrap_app
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from quart_trio import QuartTrio
 
 from dwctl_trio.domain.limits import Limits
-from dwctl_trio.protocol.error_body import error_body
+from dwctl_trio.http.door import PEEK_BYTES, Door
+from dwctl_trio.http.plain_http import PlainHttpProtocol
 
 _log = structlog.get_logger(__name__)
 
 _WRITE_BYTES = 64 * 1024
 """A write is cut into pieces of this size, so that the deadline is one on progress and not on the whole."""
 
-
-_HTTP_2 = b"2.0"
-_NOT_HTTP = ("The request is not valid HTTP/1.1.", "invalid_request")
-_REFUSALS = {
-    431: (
-        "The request line and the headers are too large: at most {head_bytes_max} bytes are allowed, all together.",
-        "headers_too_large",
-    ),
-    501: (
-        "Unsupported transfer coding: send the body with 'Content-Length', or with 'Transfer-Encoding: chunked' alone.",
-        "unsupported_transfer_coding",
-    ),
-    505: (
-        "Unsupported HTTP version: send HTTP/1.1; HTTP/2 is for a proxy in front to speak.",
-        "unsupported_http_version",
-    ),
-}
-"""What is said, and its code, by status; anything else is not HTTP."""
 _TELL_S = 5.0
 """For telling the terminal events after the last terminal writes."""
 _BREAK_OFF_S = 0.5
 """After the end of that, for connections that can still end by themselves."""
 
+_ACCEPTS_A_TURN = 64
+"""Connections accepted before anything else has its turn; to refuse so many takes 4 ms."""
+_NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_NO_CAPACITY_S = 0.1
+"""Until the next try to accept, when the process has no descriptor or memory left for it."""
+_NOTHING_TO_ACCEPT = frozenset({errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
 
 _BIND_ADVICE = {
     errno.EADDRINUSE: "stop the program that has it, or choose another with --port",
     errno.EACCES: "choose a port from 1024 with --port",
     errno.EADDRNOTAVAIL: "choose an address of this machine with --host",
 }
-
-
-class PlainHttpProtocol(H11Protocol):
-    """HTTP/1.1 and nothing else (hypercorn 0.18 leaves it for HTTP/2 and WebSockets, whatever ``alpn_protocols`` says).
-
-    An ``Upgrade`` is ignored, as RFC 9110, section 7.8, allows; what is not HTTP gets OpenAI's error body.
-    """
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Refuse HTTP/2 with prior knowledge, whose preface looks like a request."""
-        if event.http_version == _HTTP_2:
-            await self._send_error_response(505)
-            raise h11.RemoteProtocolError("HTTP/2 is not spoken here")
-        size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
-        if size > self.config.h11_max_incomplete_size:  # h11 bounds a head only while it is incomplete
-            await self._send_error_response(431)
-            raise h11.RemoteProtocolError("the head is too large")
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        """Begin a request without its wish to leave HTTP/1.1."""
-        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        if len(headers) < len(request.headers):
-            request = h11.Request(
-                method=request.method, target=request.target, headers=headers, http_version=request.http_version
-            )
-        await super()._create_stream(request)
-
-    async def _send_error_response(self, status_code: int) -> None:
-        """Answer what is not a request that could be handed on, in one piece: the application may answer meanwhile."""
-        message, code = _REFUSALS.get(status_code, _NOT_HTTP)
-        message = message.format(head_bytes_max=self.config.h11_max_incomplete_size)
-        body = error_body(message, "invalid_request_error", code=code)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-            (b"x-request-id", f"req_{uuid4().hex}".encode()),
-            *self.config.response_headers("h11"),
-        ]
-        events = (h11.Response(status_code=status_code, headers=headers), h11.Data(data=body), h11.EndOfMessage())
-        try:
-            data = b"".join(self.connection.send(event) or b"" for event in events)
-        except h11.LocalProtocolError:  # the application's answer has begun
-            if self.connection.their_state is not h11.ERROR:
-                raise
-        else:
-            await self.send(RawData(data=data))
 
 
 class _WatchedPause(EventWrapper):
@@ -169,6 +107,8 @@ class GuardedTCPServer(TCPServer):
     write_progress_s: float
     connections: set["GuardedTCPServer"]
     """All that are open."""
+    is_let_in = False
+    """Whether the first request was there when the connection was accepted, and not refused."""
     _at_end = False
     _pause: _WatchedPause
 
@@ -187,6 +127,7 @@ class GuardedTCPServer(TCPServer):
                 raise fatal from None
         finally:
             self.connections.discard(self)
+            await trio.aclose_forcefully(self.stream)  # hypercorn's own close does not come to it when it is cancelled
 
     async def protocol_send(self, event: Event) -> None:
         """Write within the deadline; a client that takes nothing counts as gone."""
@@ -207,7 +148,8 @@ class GuardedTCPServer(TCPServer):
     async def _read_data(self) -> None:
         """Read until the client has closed; nothing is waited for then but the request under way."""
         protocol = self.protocol.protocol
-        assert isinstance(protocol, H11Protocol), "nothing else is spoken"
+        assert isinstance(protocol, PlainHttpProtocol), "nothing else is spoken"
+        protocol.is_let_in = self.is_let_in
         protocol.can_read = self._pause = _WatchedPause(self.stream.socket)
         await super()._read_data()
         self._at_end = True
@@ -296,8 +238,8 @@ async def run_server(
     listener: socket.socket,
     limits: Limits,
     *,
+    door: Door,
     wait_stop: Callable[[], Awaitable[None]],
-    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve *app* on *listener* until *wait_stop* returns and the requests under way have ended.
 
@@ -305,24 +247,17 @@ async def run_server(
         app: The application.
         listener: From ``open_listener``; closed at the end.
         limits: Times and sizes of connections.
+        door: Refuses what is too much.
         wait_stop: Returns when no more connections are to be accepted.
-        task_status: Started when connections are accepted.
     """
     connections: set[GuardedTCPServer] = set()
     fields = {"write_progress_s": limits.write_progress_s, "connections": connections}
     server = type("Server", (GuardedTCPServer,), fields)
-    setattr(hypercorn.trio.run, "TCPServer", server)  # noqa: B010 - hypercorn offers no other way in
-    setattr(hypercorn.protocol, "H11Protocol", PlainHttpProtocol)  # noqa: B010 - the same
-    config = HypercornConfig()
-    config.accesslog = None
-    config.errorlog = _error_logger()
-    config.alpn_protocols = ["http/1.1"]
-    config.include_server_header = False
-    config.keep_alive_timeout = limits.idle_connection_s
-    config.h11_max_incomplete_size = limits.request_header_bytes
-    config.graceful_timeout = limits.shutdown_grace_s + 2 * limits.terminal_write_s + _TELL_S
-    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
-    sockets = Sockets(secure_sockets=[], insecure_sockets=[listener], quic_sockets=[])
+    protocol = type("Protocol", (PlainHttpProtocol,), {"door": door})
+    setattr(hypercorn.protocol, "H11Protocol", protocol)  # noqa: B010 - hypercorn offers no other way in
+    config, context = _hypercorn_config(limits), WorkerContext(None)
+    make_connection = partial(server, ASGIWrapper(app), config, context, {})
+    grace_s = limits.shutdown_grace_s + 2 * limits.terminal_write_s + _TELL_S
 
     async def break_off() -> None:
         """Close what is still open when the time is over, or at once when the server is cancelled.
@@ -331,12 +266,80 @@ async def run_server(
         """
         try:
             await wait_stop()
-            await trio.sleep(config.graceful_timeout + _BREAK_OFF_S)
+            await trio.sleep(grace_s + _BREAK_OFF_S)
         finally:
             for connection in connections:
                 connection.stream.socket.close()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_off, name="break_off")
-        await worker_serve(wrapped, config, sockets=sockets, shutdown_trigger=wait_stop, task_status=task_status)
-        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as breaking:
+        breaking.start_soon(break_off, name="break_off")
+        async with trio.open_nursery() as serving:
+            with listener:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(_run_accept, listener, make_connection, door, serving, name="accept")
+                    await wait_stop()
+                    accepting.cancel_scope.cancel()
+            await context.terminated.set()
+            serving.cancel_scope.deadline = trio.current_time() + grace_s
+        breaking.cancel_scope.cancel()
+
+
+async def _run_accept(
+    listener: socket.socket,
+    make_connection: Callable[[trio.SocketStream], GuardedTCPServer],
+    door: Door,
+    serving: trio.Nursery,
+) -> NoReturn:
+    """Begin a connection in *serving* for each that comes; all that wait in one turn.
+
+    ``trio.serve_listeners`` takes one a turn. A server that is late has long turns, so that connections wait for
+    seconds in the kernel, where nobody can refuse them.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(listener)
+        try:
+            for _ in range(_ACCEPTS_A_TURN):
+                connection, _ = listener.accept()
+                sent = _peek(connection)
+                if sent and _turn_away(connection, sent, door):
+                    continue
+                server = make_connection(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
+                server.is_let_in = sent != b"" and door.find_overload() is None
+                serving.start_soon(server.run, name="connection")
+                door.take_turn()
+                break
+        except OSError as error:
+            if error.errno in _NO_CAPACITY:
+                _log.warning("connection_not_accepted", reason=str(error))
+                await trio.sleep(_NO_CAPACITY_S)
+            elif error.errno not in _NOTHING_TO_ACCEPT:
+                raise
+
+
+def _peek(connection: socket.socket) -> bytes:
+    """What the client has sent already, still to be read; nothing also if it has left."""
+    try:
+        return connection.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
+
+
+def _turn_away(connection: socket.socket, sent: bytes, door: Door) -> bool:
+    """Whether *connection* was refused and closed, here and now: a turn later would be another turn late."""
+    refusal = door.refuse_raw(sent, closes=True)
+    if refusal is None:
+        return False
+    with connection, suppress(OSError):  # the client has left
+        connection.recv(len(sent), socket.MSG_DONTWAIT)  # what is left unread makes a reset of the close
+        connection.send(refusal, socket.MSG_DONTWAIT)
+    return True
+
+
+def _hypercorn_config(limits: Limits) -> HypercornConfig:
+    config = HypercornConfig()
+    config.accesslog = None
+    config.errorlog = _error_logger()
+    config.include_server_header = False
+    config.keep_alive_timeout = limits.idle_connection_s
+    config.h11_max_incomplete_size = limits.request_header_bytes
+    return config

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from dwctl_trio.domain.response import ErrorType, ResponseStatus
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -150,6 +151,7 @@ class Watched:
     live: Sized
     """The responses being worked on."""
     loop_lag: LoopLag
+    loop_delay: LoopDelay
     pool: WatchedPool
     upstreams: WatchedUpstreams
     upstream_names: tuple[str, ...]
@@ -344,6 +346,11 @@ class _States(Collector):
             "dwctl_event_loop_lag_seconds",
             "How late the event loop has been of late: a maximum that loses half in a second.",
             watched.loop_lag.seconds,
+        )
+        yield GaugeMetricFamily(
+            "dwctl_event_loop_delay_seconds",
+            "How long a task waits for its turn, on average of late.",
+            watched.loop_delay.seconds,
         )
         all_places = GaugeMetricFamily(
             "dwctl_upstream_places", "Calls that may be under way at once.", labels=("upstream",)

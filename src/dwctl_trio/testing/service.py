@@ -14,6 +14,9 @@ from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.testing.simulator import Simulator, open_simulator
 
+_CALM_RESPONSES = 10_000
+"""Client, upstream and server share one loop here, and what the others cost is no overload of the server."""
+
 
 @attrs.frozen(kw_only=True)
 class Service:
@@ -45,6 +48,7 @@ def make_config(dsn: str, base_url: str, overrides: Mapping[str, Any] | None = N
         "models": [{"name": "*", "upstream": "simulator", "price": {"input_per_million": 1, "output_per_million": 2}}],
     }
     document |= overrides or {}
+    document["limits"] = {"calm_responses": _CALM_RESPONSES, **document.get("limits", {})}
     upstreams = {name: {"base_url": base_url, **upstream} for name, upstream in document["upstreams"].items()}
     return parse_config(document | {"upstreams": upstreams})
 

@@ -1,0 +1,97 @@
+"""Refusals at the door: an overloaded server answers new work before it has spent anything on it.
+
+A request that is taken through the application only to be refused there costs a tenth of one that is served. Ten times
+what a server can bear would then leave it nothing to serve with.
+
+Rule 1: only what begins a response is refused here; health, metrics and GET are always let in.
+Rule 2: whose request it is does not matter, for the bound is the process's; what is an owner's is ``admission``'s.
+Rule 3: the answer is the one that the application would give.
+"""
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from uuid import uuid4
+
+import attrs
+
+from dwctl_trio.domain.errors import Overloaded
+from dwctl_trio.protocol.error_body import HttpError, http_error
+
+PEEK_BYTES = 16 * 1024
+"""What is looked at of a new connection; a request that is longer goes the ordinary way."""
+
+_ROUTE = b"/v1/responses"
+_METHOD = b"POST"
+_HEAD = re.compile(rb"([A-Z]+) ([^ ?\r\n]+)(?:\?[^ \r\n]*)? HTTP/1\.[01]\r\n(?:[^\r\n]+\r\n)*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
+_SENT_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE)
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+@attrs.define(kw_only=True, eq=False)
+class Door:
+    """Whoever refuses before the application is asked."""
+
+    find_overload: Callable[[], Overloaded | None]
+    """Why nobody may begin at the moment."""
+    note_request: Callable[[str, str, int], None]
+    """Told method, route and status of each request that was refused."""
+    turn: Callable[[], int]
+    """The number of the event loop's turn."""
+    _taken: int = attrs.field(default=-1, init=False)
+
+    def take_turn(self) -> bool:
+        """Whether this turn may let somebody in: one a turn, for the next one knows what that one costs."""
+        turn = self.turn()
+        if turn == self._taken:
+            return False
+        self._taken = turn
+        return True
+
+    def refuse(self, method: bytes, target: bytes) -> HttpError | None:
+        """The refusal of a request; None if it may go on."""
+        if method != _METHOD or target.partition(b"?")[0] != _ROUTE:
+            return None
+        overload = self.find_overload()
+        if overload is None:
+            return None
+        refusal = http_error(overload)
+        self.note_request(_METHOD.decode(), _ROUTE.decode(), refusal.status)
+        return refusal
+
+    def refuse_raw(self, data: bytes, *, closes: bool) -> bytes | None:
+        """The refusal, in bytes, of a request that has come in one piece.
+
+        Args:
+            data: What the client has sent since its last request.
+            closes: Whether the connection is to be closed then, which the client is told.
+
+        Returns:
+            None if *data* is anything but one whole request, or one that may go on.
+        """
+        if self.find_overload() is None:
+            return None
+        head = _HEAD.match(data)
+        length = _LENGTH.search(data, 0, head.end()) if head is not None else None
+        if head is None or length is None or len(data) != head.end() + int(length[1]):
+            return None
+        refusal = self.refuse(head[1], head[2])
+        if refusal is None:
+            return None
+        sent_id = _SENT_ID.search(data, 0, head.end())
+        lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
+        lines += [b"%s: %s" % header for header in refusal_headers(refusal, sent_id[1] if sent_id else b"")]
+        if closes:
+            lines.append(b"connection: close")
+        return b"\r\n".join([*lines, b"", refusal.body])
+
+
+def refusal_headers(refusal: HttpError, sent_id: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers of a refusal whose request was sent with the ``x-request-id`` *sent_id*."""
+    request_id = sent_id if _PLAIN_ID.fullmatch(sent_id) else f"req_{uuid4().hex}".encode()
+    return [
+        *((name.encode(), value.encode()) for name, value in refusal.headers()),
+        (b"content-length", b"%d" % len(refusal.body)),
+        (b"x-request-id", request_id),
+    ]

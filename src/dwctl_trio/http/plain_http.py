@@ -1,0 +1,140 @@
+"""HTTP/1.1 on one connection: hypercorn's protocol without what else it speaks, and with the door before it."""
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+from uuid import uuid4
+
+import h11
+import trio
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import EndBody
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+
+from dwctl_trio.http.door import Door, refusal_headers
+from dwctl_trio.protocol.error_body import HttpError, error_body
+
+_HTTP_2 = b"2.0"
+_NOT_HTTP = ("The request is not valid HTTP/1.1.", "invalid_request")
+_REFUSALS = {
+    431: (
+        "The request line and the headers are too large: at most {head_bytes_max} bytes are allowed, all together.",
+        "headers_too_large",
+    ),
+    501: (
+        "Unsupported transfer coding: send the body with 'Content-Length', or with 'Transfer-Encoding: chunked' alone.",
+        "unsupported_transfer_coding",
+    ),
+    505: (
+        "Unsupported HTTP version: send HTTP/1.1; HTTP/2 is for a proxy in front to speak.",
+        "unsupported_http_version",
+    ),
+}
+"""What is said, and its code, by status; anything else is not HTTP."""
+_END = h11.EndOfMessage()
+_UNREAD_BYTES_MAX = 64 * 1024
+"""Of a refused request; reading more costs more than a new connection."""
+
+
+class PlainHttpProtocol(H11Protocol):
+    """HTTP/1.1 and nothing else (hypercorn 0.18 leaves it for HTTP/2 and WebSockets, whatever ``alpn_protocols`` says).
+
+    What the door refuses does not reach the application.
+    An ``Upgrade`` is ignored, as RFC 9110, section 7.8, allows; what is not HTTP gets OpenAI's error body.
+    """
+
+    door: Door
+    is_let_in = False
+    """Whether the next request has passed the door already; it is not asked twice, or it would be refused late."""
+
+    async def handle(self, event: Event) -> None:
+        """Take what the connection has brought; a request that is whole is refused without being parsed."""
+        is_fresh = self.stream is None and not self.is_let_in
+        if isinstance(event, RawData) and event.data and is_fresh and not self.connection.trailing_data[0]:
+            while (refusal := self.door.refuse_raw(event.data, closes=False)) is None and not self.door.take_turn():
+                await trio.lowlevel.checkpoint()
+            if refusal is not None:
+                await self.send(RawData(data=refusal))
+                return
+        await super().handle(event)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Refuse HTTP/2 with prior knowledge, whose preface looks like a request."""
+        if event.http_version == _HTTP_2:
+            await self._send_error_response(505)
+            raise h11.RemoteProtocolError("HTTP/2 is not spoken here")
+        size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+        if size > self.config.h11_max_incomplete_size:  # h11 bounds a head only while it is incomplete
+            await self._send_error_response(431)
+            raise h11.RemoteProtocolError("the head is too large")
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Begin a request without its wish to leave HTTP/1.1, unless it is refused."""
+        refusal = None if self.is_let_in else self.door.refuse(request.method, request.target)
+        self.is_let_in = False
+        if refusal is not None:
+            await self._refuse(request, refusal)
+            return
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        if len(headers) < len(request.headers):
+            request = h11.Request(
+                method=request.method, target=request.target, headers=headers, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
+    async def _refuse(self, request: h11.Request, refusal: HttpError) -> None:
+        """Answer at once; the connection is kept for the next request if not much of this one is left to be read."""
+        sent = dict(request.headers)
+        headers = refusal_headers(refusal, sent.get(b"x-request-id", b""))
+        keeps = 0 <= int(sent.get(b"content-length", b"-1")) <= _UNREAD_BYTES_MAX
+        if not keeps:
+            headers.append((b"connection", b"close"))
+        await self._send_whole(refusal.status, headers, refusal.body)
+        if keeps:
+            self.stream = cast("HTTPStream", _Unread(self._maybe_recycle))
+            await self.send(Updated(idle=True))  # nobody else would end the wait for the rest of it
+        else:
+            await self.send(Closed())
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer what is not a request that could be handed on, in one piece: the application may answer meanwhile."""
+        message, code = _REFUSALS.get(status_code, _NOT_HTTP)
+        message = message.format(head_bytes_max=self.config.h11_max_incomplete_size)
+        body = error_body(message, "invalid_request_error", code=code)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            (b"x-request-id", f"req_{uuid4().hex}".encode()),
+        ]
+        await self._send_whole(status_code, headers, body)
+
+    async def _send_whole(self, status_code: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer in one piece."""
+        head = h11.Response(status_code=status_code, headers=[*headers, *self.config.response_headers("h11")])
+        try:
+            data = b"".join(self.connection.send(event) or b"" for event in (head, h11.Data(data=body), _END))
+        except h11.LocalProtocolError:  # the application's answer has begun
+            if self.connection.their_state is not h11.ERROR:
+                raise
+        else:
+            await self.send(RawData(data=data))
+
+
+class _Unread:
+    """In the place of hypercorn's stream: what is left of a request that was answered already.
+
+    Args:
+        recycle: Makes the connection ready for the next request.
+    """
+
+    idle = False
+
+    def __init__(self, recycle: Callable[[], Awaitable[None]]) -> None:
+        self._recycle = recycle
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Take the next piece, of which only the end matters."""
+        if isinstance(event, EndBody):
+            await self._recycle()

@@ -1,0 +1,128 @@
+"""The door: an overloaded process answers new work before it is parsed, and lets everything else in."""
+
+import json
+import re
+
+import attrs
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.http.conftest import WAIT_S, ask, open_raw, read_answer
+
+from dwctl_trio.domain.errors import Overloaded
+from dwctl_trio.http.door import Door
+from dwctl_trio.testing.service import Service, open_service
+
+BODY = json.dumps(ask("echo-2")).encode()
+HEAD = b"POST /v1/responses HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nX-Request-Id: mine\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+CLOSED = {"limits": {"live_responses": 1}, "upstreams": {"simulator": {"max_concurrency": 1}}}
+HELD = {"model": "pause-1-2", "input": "hello", "stream": True}
+
+
+@attrs.define
+class Notes:
+    told: list[tuple[str, str, int]] = attrs.Factory(list)
+    turn: int = 0
+
+    def note(self, *told: object) -> None:
+        self.told.append(told)
+
+
+def make_door(*, closed: bool) -> tuple[Door, Notes]:
+    notes = Notes()
+    overload = Overloaded("too much", retry_after_s=1.5) if closed else None
+    return Door(find_overload=lambda: overload, note_request=notes.note, turn=lambda: notes.turn), notes
+
+
+def test_an_open_door_refuses_nobody() -> None:
+    door, notes = make_door(closed=False)
+
+    assert door.refuse_raw(WHOLE, closes=True) is None
+    assert door.refuse(b"POST", b"/v1/responses") is None
+    assert notes.told == []
+
+
+def test_a_refusal_is_a_whole_answer_that_says_when_to_try_again() -> None:
+    door, notes = make_door(closed=True)
+
+    answers = [door.refuse_raw(WHOLE, closes=closes) for closes in (True, False)]
+
+    for answer, is_closing in zip(answers, (True, False), strict=True):
+        assert answer is not None
+        read = read_answer(answer)
+        assert (read.status_code, read.headers["retry-after-ms"], read.headers["retry-after"]) == (503, "1500", "2")
+        assert read.headers["x-request-id"] == "mine"
+        assert read.json()["error"].keys() == {"message", "type", "param", "code"}
+        assert (read.headers.get("connection") == "close") is is_closing
+    assert notes.told == [("POST", "/v1/responses", 503)] * 2
+
+
+def test_one_is_let_in_a_turn() -> None:
+    door, notes = make_door(closed=False)
+
+    let_in = []
+    for notes.turn in (1, 2, 5):
+        let_in.append([door.take_turn() for _ in range(3)])
+
+    assert let_in == [[True, False, False]] * 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        WHOLE[:-1],
+        WHOLE + b"x",
+        HEAD,
+        CHUNKED,
+        WHOLE.replace(b"POST", b"GET"),
+        WHOLE.replace(b"/v1/responses", b"/v1/responses/x"),
+        WHOLE.replace(b"/v1/responses", b"/healthz"),
+        WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0"),
+        b"",
+    ],
+)
+def test_what_is_not_one_whole_request_for_a_response_goes_the_ordinary_way(data: bytes) -> None:
+    door, notes = make_door(closed=True)
+
+    assert door.refuse_raw(data, closes=True) is None
+    assert notes.told == []
+
+
+@given(st.binary(max_size=200), st.integers(0, len(WHOLE)))
+def test_no_bytes_whatsoever_make_it_fail(more: bytes, cut: int) -> None:
+    door, _ = make_door(closed=True)
+
+    answer = door.refuse_raw(WHOLE[:cut] + more, closes=True)
+
+    assert answer is None or answer.startswith(b"HTTP/1.1 503 ")
+
+
+async def _hold(service: Service, *, task_status: trio.TaskStatus[None]) -> None:
+    async with service.client.stream("POST", "/v1/responses", json=HELD) as answer:
+        assert answer.status_code == 200
+        task_status.started()
+        await answer.aread()
+
+
+async def test_a_kept_connection_survives_its_refusals_however_they_arrive(postgres_dsn: str) -> None:
+    closing = WHOLE.replace(b"Host: t", b"Host: t\r\nConnection: close")
+    async with open_service(postgres_dsn, CLOSED) as service, trio.open_nursery() as nursery:
+        await nursery.start(_hold, service)
+        async with open_raw(service) as client:
+            with trio.fail_after(WAIT_S):
+                answer = await client.exchange(WHOLE + WHOLE + b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n" + closing)
+        async with open_raw(service) as client:
+            with trio.fail_after(WAIT_S):
+                chunked = read_answer(await client.exchange(CHUNKED))
+        page = (await service.client.get("/metrics")).text
+        nursery.cancel_scope.cancel()
+
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", answer)
+    assert statuses == [b"503", b"503", b"200", b"503"]
+    assert answer.count(b"x-request-id: mine") == 3
+    assert (chunked.status_code, chunked.headers["connection"]) == (503, "close")
+    (counted,) = [line for line in page.splitlines() if 'route="/v1/responses"' in line and '"5xx"' in line]
+    assert counted.endswith(" 4.0")
