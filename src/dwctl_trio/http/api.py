@@ -6,11 +6,12 @@ from uuid import uuid4
 
 import attrs
 import structlog
+import trio
 from quart import Response as HttpResponse
 from quart import g, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestTimeout
 
 from dwctl_trio.config import Config
 from dwctl_trio.domain import ids
@@ -20,6 +21,7 @@ from dwctl_trio.engine.scope import ResponseRefused
 from dwctl_trio.engine.state import Services
 from dwctl_trio.http.admission import Admission
 from dwctl_trio.http.authentication import Authenticator, Caller
+from dwctl_trio.http.body_budget import BudgetedBody
 from dwctl_trio.http.connection import at_request_end
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
@@ -63,6 +65,8 @@ class Api:
 
         Raises:
             InvalidRequest: It is not JSON, or not sent as such.
+            Overloaded: There is no room for it.
+            RequestTimeout: It did not arrive in time.
         """
         if request.mimetype != "application/json":
             raise InvalidRequest(
@@ -74,9 +78,12 @@ class Api:
             raise InvalidRequest(
                 "Unsupported content encoding: send the body as it is.", code="unsupported_media_type", status=415
             )
-        body = await request.get_data(cache=False)
-        assert isinstance(body, bytes), "text is only given when asked for"
+        assert isinstance(request.body, BudgetedBody), "the application's own"
         limits = self.services.limits
+        try:
+            body = await request.body.take(limits.request_body_s)
+        except trio.TooSlowError:
+            raise RequestTimeout from None
         return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
     def find_route(self, model: str) -> ModelRoute:

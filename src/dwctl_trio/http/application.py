@@ -1,8 +1,12 @@
 """The Quart application: routes, bounds and answers to errors."""
 
+from functools import partial
+
 from quart_trio import QuartTrio
+from quart_trio.wrappers.request import TrioRequest
 
 from dwctl_trio.http.api import Api, add_error_handlers, add_rate_limits, add_request_ids
+from dwctl_trio.http.body_budget import BodyBudget, BudgetedBody
 from dwctl_trio.http.connection import RequestConnection
 from dwctl_trio.http.responses import add_responses_routes
 from dwctl_trio.http.system import add_system_routes
@@ -16,8 +20,8 @@ def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     app.asgi_http_class = RequestConnection
     app.url_map.merge_slashes = False  # a redirect would be HTML, and turns a POST into a puzzle
     limits = api.services.limits
+    app.request_class = _request_class(BodyBudget(limits.request_bodies_bytes))
     app.config["MAX_CONTENT_LENGTH"] = limits.request_body_bytes
-    app.config["BODY_TIMEOUT"] = limits.request_body_s
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     add_request_ids(app)
@@ -27,3 +31,8 @@ def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     add_responses_routes(app, api)
     add_system_routes(app, api, leases)
     return app
+
+
+def _request_class(budget: BodyBudget) -> type[TrioRequest]:
+    """Requests whose bodies are on *budget*."""
+    return type("Request", (TrioRequest,), {"body_class": partial(BudgetedBody, budget)})

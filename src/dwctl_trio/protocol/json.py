@@ -70,7 +70,7 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub("�", text)
 
 
-def decode_strict(body: bytes, *, depth_max: int, brackets_max: int) -> object:
+def decode_strict(body: bytes | bytearray, *, depth_max: int, brackets_max: int) -> object:
     """The value of a client's JSON *body*.
 
     Args:
@@ -103,7 +103,7 @@ def decode_strict(body: bytes, *, depth_max: int, brackets_max: int) -> object:
     return value
 
 
-def _explain(body: bytes, error: Exception) -> InvalidRequest:
+def _explain(body: bytes | bytearray, error: Exception) -> InvalidRequest:
     """Why *body* cannot be decoded, in words that help its author, and where if it is JSON all the same."""
     if not body.strip():
         return InvalidRequest("The body is empty; it must be a JSON object.", code="invalid_json")

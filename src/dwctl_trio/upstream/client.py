@@ -119,14 +119,11 @@ class UpstreamClient:
     @asynccontextmanager
     async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
         """See ``ports.Upstream``."""
-        body = render_chat_request(
-            call.request, call.turns, upstream_model=call.route.upstream_model, quirks=self._config.quirks
-        )
         await self._take_place()
         try:
             with CallDeadline(self._timing) as deadline:
                 async with (
-                    await self._send(body, deadline, call.trace) as response,
+                    await self._send(self._render(call), deadline, call.trace) as response,
                     HttpTurn(response, self._reassembler(call), deadline, self._limits) as turn,
                 ):
                     yield turn
@@ -161,14 +158,21 @@ class UpstreamClient:
             tool_calls_max=self._limits.turn_tool_calls,
         )
 
-    async def _send(self, body: bytes, deadline: CallDeadline, trace: TraceContext | None) -> "_ClosingResponse":
+    def _render(self, call: UpstreamCall) -> "_Body":
+        """The body of a call; nobody else holds it, so that it is gone when it was sent."""
+        quirks, model = self._config.quirks, call.route.upstream_model
+        return _Body(render_chat_request(call.request, call.turns, upstream_model=model, quirks=quirks))
+
+    async def _send(
+        self, body: "_Body", deadline: CallDeadline, trace: TraceContext | None
+    ) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""
         headers = self._headers.copy()
         headers["host"] = self._url.netloc.decode("ascii")
-        headers["content-length"] = str(len(body))
+        headers["content-length"] = str(body.size)
         if trace is not None:
             headers.update(render_trace_context(trace))
-        request = httpx.Request("POST", self._url, headers=headers, stream=_Body(body))
+        request = httpx.Request("POST", self._url, headers=headers, stream=body)
         deadline.expect_first_byte()
         try:
             response = await self._http.send(request, stream=True)
@@ -195,6 +199,7 @@ class _Body(httpx.AsyncByteStream):
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
+        self.size = len(body)
 
     def __aiter__(self) -> Self:
         return self
