@@ -163,9 +163,7 @@ class UpstreamClient:
         quirks, model = self._config.quirks, call.route.upstream_model
         return _Body(render_chat_request(call.request, call.turns, upstream_model=model, quirks=quirks))
 
-    async def _send(
-        self, body: "_Body", deadline: CallDeadline, trace: TraceContext | None
-    ) -> "_ClosingResponse":
+    async def _send(self, body: "_Body", deadline: CallDeadline, trace: TraceContext | None) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""
         headers = self._headers.copy()
         headers["host"] = self._url.netloc.decode("ascii")
