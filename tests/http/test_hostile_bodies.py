@@ -23,7 +23,7 @@ EXAMPLES = 300
 @pytest.fixture
 async def patient_service(postgres_dsn: str) -> AsyncIterator[Service]:
     """The service, which refuses nobody because the test beside it keeps its event loop busy."""
-    async with open_service(postgres_dsn, {"limits": {"loop_lag_s": 60}}) as service:
+    async with open_service(postgres_dsn, {"limits": {"loop_delay_s": 60}}) as service:
         yield service
 
 
