@@ -52,7 +52,7 @@ class Limits:
     """Requests for responses of one owner in one process; more are 429."""
     loop_delay_s: float = _bounded(0.002, minimum=0.001, maximum=60.0)
     """How long a task may wait for its turn before new requests are 503; an answer takes a dozen turns or more."""
-    calm_responses: int = _bounded(256, minimum=0, maximum=1_000_000)
+    calm_responses: int = _bounded(512, minimum=0, maximum=1_000_000)
     """So many may be under way however long tasks wait: one large body or a pause of the machine is no overload."""
     upstream_waiting: int = _bounded(256, minimum=0, maximum=1_000_000)
     """Requests that wait for a place at one upstream; more are 429 at once."""
