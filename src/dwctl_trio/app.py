@@ -61,7 +61,7 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
         )
         keys = PostgresKeyStore(pool) if config.auth_mode == "keys" else None
         with delay.measuring():
-            yield Api(services, config, Authenticator(keys, config.limits), admission, lambda: delay.turns), store
+            yield Api(services, config, Authenticator(keys, config.limits), admission), store
     with trio.move_on_after(config.limits.store_call_s, shield=True):
         try:
             await store.stop_process()
@@ -91,7 +91,8 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
         services.start_soon(run_loop_lag, api.services.loop_lag, metrics.loop_lag.observe, name="loop_lag")
         await services.start(watch_signals, live, stopping.set, services.cancel_scope.cancel, name="signals")
         services.start_soon(run_drain, api, stopping, name="drain")
-        door = Door(find_overload=api.admission.find_overload, note_request=metrics.note_request, turn=api.turn)
+        admission = api.admission
+        door = Door(find_overload=admission.find_overload, note_request=metrics.note_request, enter=admission.enter)
         app = build_application(api, store)
         serve = partial(run_server, app, listener, limits, door=door, wait_stop=stopping.wait)
         async with trio.open_nursery() as server:

@@ -280,3 +280,19 @@ async def test_clients_that_sent_on_and_broke_off_do_not_hold_up_the_end(postgre
         status, seconds = await stop(server, signal.SIGTERM)
     assert status == 0
     assert seconds < 5.0
+
+
+@pytest.mark.slow
+async def test_a_request_whose_body_is_not_here_yet_is_refused_at_once_when_the_server_stops(postgres_dsn, tmp_path):
+    head = b"POST /v1/responses HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    async with open_world(postgres_dsn, tmp_path, QUICK) as (path, pool, _), open_server(path) as server:
+        parts = urlsplit(server.url)
+        async with await trio.open_tcp_stream(parts.hostname, parts.port) as client, open_http(server) as http:
+            await client.send_all(head)
+            await http.get("/healthz")
+            status, seconds = await stop(server, signal.SIGTERM)
+            answer = b"".join([piece async for piece in client])
+        rows = await pool.fetchval("select count(*) from requests")
+    assert (status, rows) == (0, 0)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert seconds < 5.0

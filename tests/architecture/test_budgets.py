@@ -21,6 +21,7 @@ SUPERVISION_BOUNDARIES = {
     ("engine/scope.py", "open_scope"),
     ("engine/scope.py", "run_scope"),
     ("http/server.py", "GuardedTCPServer.run"),
+    ("http/server.py", "_turn_away"),
     ("postgres/guest_loop.py", "GuestLoop._supervise"),
     ("postgres/guest_transport.py", "GuestTransport._read"),
 }

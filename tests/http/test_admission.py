@@ -150,6 +150,31 @@ async def test_after_an_overload_more_is_let_in_only_by_and_by(autojump_clock) -
     assert let_in == [10, 20, 40]
 
 
+async def test_those_who_came_in_count_before_they_have_asked_for_a_place(autojump_clock) -> None:
+    admission = Admission(Limits(live_responses=2), {})
+
+    leave = [admission.enter() for _ in range(2)]
+    refused = admission.find_overload()
+    leave[0]()
+    leave[0]()
+
+    assert isinstance(refused, Overloaded)
+    assert admission.find_overload() is None
+    admission.enter()
+    assert isinstance(admission.find_overload(), Overloaded)
+
+
+async def test_a_server_that_shall_never_be_busy_opens_again_all_the_same(autojump_clock) -> None:
+    delay_s = 0.6
+    admission = Admission(Limits(loop_delay_s=0.5, calm_responses=0), {}, lambda: delay_s)
+    assert admission.find_overload() is not None
+    delay_s = 0.0
+
+    await trio.sleep(2.0)
+
+    assert admission.find_overload() is None
+
+
 # -- rates
 
 

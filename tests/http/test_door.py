@@ -2,11 +2,12 @@
 
 import json
 import re
+from collections.abc import Callable
 
 import attrs
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.http.conftest import WAIT_S, ask, open_raw, read_answer
 
@@ -25,16 +26,24 @@ HELD = {"model": "pause-1-2", "input": "hello", "stream": True}
 @attrs.define
 class Notes:
     told: list[tuple[str, str, int]] = attrs.Factory(list)
-    turn: int = 0
+    inside: int = 0
 
     def note(self, *told: object) -> None:
         self.told.append(told)
+
+    def enter(self) -> Callable[[], None]:
+        self.inside += 1
+
+        def leave() -> None:
+            self.inside -= 1
+
+        return leave
 
 
 def make_door(*, closed: bool) -> tuple[Door, Notes]:
     notes = Notes()
     overload = Overloaded("too much", retry_after_s=1.5) if closed else None
-    return Door(find_overload=lambda: overload, note_request=notes.note, turn=lambda: notes.turn), notes
+    return Door(find_overload=lambda: overload, note_request=notes.note, enter=notes.enter), notes
 
 
 def test_an_open_door_refuses_nobody() -> None:
@@ -60,14 +69,15 @@ def test_a_refusal_is_a_whole_answer_that_says_when_to_try_again() -> None:
     assert notes.told == [("POST", "/v1/responses", 503)] * 2
 
 
-def test_one_is_let_in_a_turn() -> None:
+def test_only_what_begins_a_response_counts_as_inside() -> None:
     door, notes = make_door(closed=False)
 
-    let_in = []
-    for notes.turn in (1, 2, 5):
-        let_in.append([door.take_turn() for _ in range(3)])
+    leave = [door.let_in(*request) for request in ((b"POST", b"/v1/responses?a=b"), (b"GET", b"/v1/responses"))]
+    counted = notes.inside
+    for end in leave:
+        end()
 
-    assert let_in == [[True, False, False]] * 3
+    assert (counted, notes.inside) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,10 @@ def test_one_is_let_in_a_turn() -> None:
         WHOLE.replace(b"/v1/responses", b"/v1/responses/x"),
         WHOLE.replace(b"/v1/responses", b"/healthz"),
         WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0"),
+        WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        WHOLE.replace(b"Host: t", b"Host: t\r\nConnection: close"),
+        WHOLE.replace(b"Host: t", b"Host: \0"),
+        WHOLE.replace(b"Content-Length: ", b"Content-Length: " + b"9" * 5000),
         b"",
     ],
 )
@@ -92,6 +106,7 @@ def test_what_is_not_one_whole_request_for_a_response_goes_the_ordinary_way(data
 
 
 @given(st.binary(max_size=200), st.integers(0, len(WHOLE)))
+@example(b"\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", len(HEAD) - 2)
 def test_no_bytes_whatsoever_make_it_fail(more: bytes, cut: int) -> None:
     door, _ = make_door(closed=True)
 

@@ -70,7 +70,7 @@ class Limits:
     """A client that does not take 64 KiB, or what there is, in this time counts as gone."""
     idle_connection_s: float = _bounded(60.0, minimum=0.1, maximum=3600.0)
     """An HTTP connection without a request, or with half a header, is closed after this."""
-    connection_backlog: int = _bounded(1024, minimum=1, maximum=65535)
+    connection_backlog: int = _bounded(1024, minimum=16, maximum=65535)
     """Connections the kernel may hold before we accept them."""
 
     # -- a request that repeats another one's idempotency key
@@ -175,6 +175,7 @@ LIMIT_RULES = (
         "lease_s",
         "a renewal that waits for a connection and for its answer must still come in time",
     ),
+    LimitRule(("request_body_bytes",), "request_bodies_bytes", "a body that is allowed must find room"),
     LimitRule(("terminal_retry_s",), "terminal_write_s", "a terminal write that failed must be tried again"),
 )
 """All that the bounds promise one another; a configuration that breaks one is refused."""

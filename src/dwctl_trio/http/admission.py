@@ -19,7 +19,6 @@ ANY_OWNER = "*"
 """The entry of the configuration for owners that have none of their own."""
 
 _RETRY_AFTER_S = (1.0, 5.0)
-"""When to try an overloaded server again; spread, so that the refused do not all come back at once."""
 _OWNER_RETRY_AFTER_S = 1.0
 """When to try again with too many requests of one's own under way."""
 
@@ -59,6 +58,8 @@ class Admission:
         self._loop_delay_s = loop_delay_s
         self._owners: dict[str, _Owner] = {}
         self._under_way = 0
+        self._inside = 0
+        """Requests between the door and their end, also those that have not asked for a place yet, or get none."""
         self._borne = limits.live_responses
         """What was under way when the process was too busy last, and could bear no more."""
         self._borne_at = 0.0
@@ -73,19 +74,31 @@ class Admission:
         """Owners of whom something is remembered."""
         return len(self._owners)
 
+    def enter(self) -> Callable[[], None]:
+        """Count a request that was let in, whoever it is; return what is to be called when it has ended."""
+        self._inside += 1
+        is_inside = True
+
+        def leave() -> None:
+            nonlocal is_inside
+            self._inside -= is_inside
+            is_inside = False
+
+        return leave
+
     def find_overload(self) -> Overloaded | None:
-        """Why nobody may begin at the moment, whoever it is; None if somebody may."""
-        limits, under_way = self._limits, self._under_way
+        """Why nobody may begin at the moment, whoever it is; None if somebody may. It learns from being asked."""
+        limits, under_way = self._limits, max(self._under_way, self._inside)
         if under_way >= limits.live_responses:
             return self._full()
         if under_way < limits.calm_responses:
             return None
         now = trio.current_time()
         if self._loop_delay_s() > limits.loop_delay_s:
-            self._borne, self._borne_at = under_way, now
+            self._borne, self._borne_at = max(under_way, 1), now
         elif under_way < self._borne * 2 ** min((now - self._borne_at) / _TRUST_S, _DOUBLINGS_MAX):
             return None
-        return Overloaded("The server is too busy at the moment.", retry_after_s=_spread_s())
+        return Overloaded("The server is too busy at the moment.", retry_after_s=spread_retry_s())
 
     def admit(self, name: str) -> Callable[[], None]:
         """Take a place for a request of owner *name*; return what gives it back.
@@ -123,7 +136,7 @@ class Admission:
 
     @staticmethod
     def _full() -> Overloaded:
-        return Overloaded("The server is handling as many requests as it can.", retry_after_s=_spread_s())
+        return Overloaded("The server is handling as many requests as it can.", retry_after_s=spread_retry_s())
 
     def note_tokens(self, name: str, tokens: int) -> None:
         """Take what a model call of owner *name* has used from its rate."""
@@ -169,5 +182,6 @@ def _full(per_minute: int | None, now_s: float) -> Bucket | None:
     return None if per_minute is None else Bucket.full(per_minute, now_s)
 
 
-def _spread_s() -> float:
+def spread_retry_s() -> float:
+    """When to try an overloaded server again; spread, so that the refused do not all come back at once."""
     return random.uniform(*_RETRY_AFTER_S)  # noqa: S311 - spreads load, guards nothing

@@ -1,7 +1,6 @@
 """What all views share: the caller, the body, the route, and the answer to an error."""
 
 import re
-from collections.abc import Callable
 from uuid import uuid4
 
 import attrs
@@ -39,10 +38,10 @@ class Api:
     config: Config
     authenticator: Authenticator
     admission: Admission
-    turn: Callable[[], int]
-    """The number of the event loop's turn."""
     stopping: bool = False
     """Set when no new work is taken."""
+    _reading: set[trio.CancelScope] = attrs.field(factory=set, init=False)
+    """Of the requests whose bodies are still on their way."""
 
     async def find_caller(self) -> Caller:
         """Who sent the current request."""
@@ -67,6 +66,7 @@ class Api:
             InvalidRequest: It is not JSON, or not sent as such.
             Overloaded: There is no room for it.
             RequestTimeout: It did not arrive in time.
+            ServerStopping: It did not arrive before the server began to stop.
         """
         if request.mimetype != "application/json":
             raise InvalidRequest(
@@ -80,10 +80,15 @@ class Api:
             )
         assert isinstance(request.body, BudgetedBody), "the application's own"
         limits = self.services.limits
-        try:
-            body = await request.body.take(limits.request_body_s)
-        except trio.TooSlowError:
-            raise RequestTimeout from None
+        with trio.CancelScope() as reading:
+            self._reading.add(reading)
+            try:
+                body = await request.body.take(limits.request_body_s)
+            except trio.TooSlowError:
+                raise RequestTimeout from None
+            finally:
+                self._reading.discard(reading)
+        self.refuse_when_stopping()
         return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
     def find_route(self, model: str) -> ModelRoute:
@@ -101,6 +106,12 @@ class Api:
                 status=404,
             )
         return route
+
+    def stop(self) -> None:
+        """Take no new work from now on, nor a request whose body is not here yet."""
+        self.stopping = True
+        for reading in self._reading:
+            reading.cancel()
 
     def refuse_when_stopping(self) -> None:
         """Raise once the server takes no new work."""

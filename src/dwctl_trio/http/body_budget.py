@@ -4,24 +4,21 @@ A body is several things in turn: raw bytes, texts, the row, the upstream's requ
 five times its size, and its texts live as long as its response. What is counted is the raw size, from the moment when
 it is known until the request has ended.
 
-Rule 1: a body whose length is told is counted whole before any of it is read; another one as it arrives.
+Rule 1: bytes are counted as they arrive: who announces much and sends nothing takes nothing from others. A body whose
+announced length has no room is refused before it is waited for.
 Rule 2: what does not fit is refused at once, and nothing more of it is kept.
 Rule 3: small bodies are not counted: ``live_responses`` bounds them, and no flood of large ones keeps them out.
 """
-
-import random
 
 import trio
 from quart_trio.wrappers.request import TrioBody
 
 from dwctl_trio.domain.errors import Overloaded
+from dwctl_trio.http.admission import spread_retry_s
 from dwctl_trio.http.connection import at_request_end
 
 SMALL_BYTES = 64 * 1024
 """Bodies up to this size are not counted: all that 1,000 responses under way can hold are 64 MB of them."""
-
-_RETRY_AFTER_S = (1.0, 5.0)
-"""When to try again; spread, so that the refused do not all come back at once."""
 
 
 class BodyBudget:
@@ -36,21 +33,26 @@ class BodyBudget:
         self.held_bytes = 0
         """What is counted at the moment."""
 
+    def check(self, held: int, size: int) -> None:
+        """Raise if a body that is counted as *held* bytes has no room to be one of *size*.
+
+        Raises:
+            Overloaded: It has none.
+        """
+        more = (size if size > SMALL_BYTES else 0) - held
+        if more > 0 and self.held_bytes + more > self._bytes_max:
+            raise Overloaded("The server holds as much of requests' bodies as it can.", retry_after_s=spread_retry_s())
+
     def grow(self, held: int, size: int) -> int:
         """Count a body that was counted as *held* bytes as one of *size*; return as what it is counted now.
 
         Raises:
             Overloaded: There is no room; it is counted as before.
         """
-        wanted = size if size > SMALL_BYTES else 0
-        more = wanted - held
-        if more > 0 and self.held_bytes + more > self._bytes_max:
-            raise Overloaded(
-                "The server holds as much of requests' bodies as it can.",
-                retry_after_s=random.uniform(*_RETRY_AFTER_S),  # noqa: S311 - spreads load, guards nothing
-            )
-        self.held_bytes += max(more, 0)
-        return max(held, wanted)
+        self.check(held, size)
+        counted = max(held, size if size > SMALL_BYTES else 0)
+        self.held_bytes += counted - held
+        return counted
 
     def give_back(self, held: int) -> None:
         """A body that was counted as *held* bytes is gone, with all that became of it."""
@@ -70,9 +72,8 @@ class BudgetedBody(TrioBody):
         super().__init__(expected_content_length, max_content_length)
         self._budget = budget
         self._held = 0
+        self._announced = expected_content_length or 0
         at_request_end(lambda: self._budget.give_back(self._held))
-        if self._must_raise is None:
-            self._grow(expected_content_length or 0)
 
     def append(self, data: bytes) -> None:
         """Take what has arrived."""
@@ -89,6 +90,7 @@ class BudgetedBody(TrioBody):
             RequestEntityTooLarge: It is too long.
         """
         if self._must_raise is None:
+            self._budget.check(self._held, self._announced)
             with trio.fail_after(within_s):
                 await self._complete.wait()
         if self._must_raise is not None:

@@ -6,7 +6,8 @@ the HTTP head before it enters a body, so the head could not be held back from i
 the view and closed in the body is corrupted by a disconnect in between.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +19,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 LAST_SEND_S_MAX = 30.0
 """For the last bytes of an answer, which a client may be slow to take; the write deadline ends it earlier."""
 
+_leave: ContextVar[Callable[[], None] | None] = ContextVar("request_leave", default=None)
 _endings: ContextVar[list[Callable[[], None]]] = ContextVar("request_endings")
 _request_nursery: ContextVar[trio.Nursery] = ContextVar("request_nursery")
 
@@ -32,6 +34,19 @@ def at_request_end(callback: Callable[[], None]) -> None:
     _endings.get().append(callback)
 
 
+@contextmanager
+def entering(leave: Callable[[], None]) -> Iterator[None]:
+    """Have the request that is begun in the block call *leave* at its end, or now if it fails to begin."""
+    token = _leave.set(leave)
+    try:
+        yield
+    except BaseException:
+        leave()
+        raise
+    finally:
+        _leave.reset(token)
+
+
 class RequestConnection(TrioASGIHTTPConnection):
     """Quart's handler of one HTTP request, with its nursery open to the view.
 
@@ -43,7 +58,8 @@ class RequestConnection(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request, then tell those who asked that it has ended."""
-        endings: list[Callable[[], None]] = []
+        leave = _leave.get()
+        endings: list[Callable[[], None]] = [] if leave is None else [leave]
         _endings.set(endings)
         try:
             await super().__call__(receive, send)

@@ -6,10 +6,12 @@ what a server can bear would then leave it nothing to serve with.
 Rule 1: only what begins a response is refused here; health, metrics and GET are always let in.
 Rule 2: whose request it is does not matter, for the bound is the process's; what is an owner's is ``admission``'s.
 Rule 3: the answer is the one that the application would give.
+Rule 4: who is let in counts at once, so that those who come in the same turn see it, until the application is done.
 """
 
 import re
 from collections.abc import Callable
+from email.utils import formatdate
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -23,8 +25,9 @@ PEEK_BYTES = 16 * 1024
 
 _ROUTE = b"/v1/responses"
 _METHOD = b"POST"
-_HEAD = re.compile(rb"([A-Z]+) ([^ ?\r\n]+)(?:\?[^ \r\n]*)? HTTP/1\.[01]\r\n(?:[^\r\n]+\r\n)*\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
+_HEAD = re.compile(rb"([A-Z]+) ([^ ?\r\n\0]+)(?:\?[^ \r\n\0]*)? HTTP/1\.1\r\n(?:[^\r\n\0]+\r\n)*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_CONNECTION = re.compile(rb"\r\nconnection:", re.IGNORECASE)
 _SENT_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE)
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -37,21 +40,16 @@ class Door:
     """Why nobody may begin at the moment."""
     note_request: Callable[[str, str, int], None]
     """Told method, route and status of each request that was refused."""
-    turn: Callable[[], int]
-    """The number of the event loop's turn."""
-    _taken: int = attrs.field(default=-1, init=False)
+    enter: Callable[[], Callable[[], None]]
+    """Counts a request as one that was let in; returns what ends that."""
 
-    def take_turn(self) -> bool:
-        """Whether this turn may let somebody in: one a turn, for the next one knows what that one costs."""
-        turn = self.turn()
-        if turn == self._taken:
-            return False
-        self._taken = turn
-        return True
+    def let_in(self, method: bytes, target: bytes) -> Callable[[], None]:
+        """Count a request that goes on, if its kind is counted; return what is to be called once, at its end."""
+        return self.enter() if _begins_response(method, target) else _nothing
 
     def refuse(self, method: bytes, target: bytes) -> HttpError | None:
         """The refusal of a request; None if it may go on."""
-        if method != _METHOD or target.partition(b"?")[0] != _ROUTE:
+        if not _begins_response(method, target):
             return None
         overload = self.find_overload()
         if overload is None:
@@ -68,7 +66,7 @@ class Door:
             closes: Whether the connection is to be closed then, which the client is told.
 
         Returns:
-            None if *data* is anything but one whole request, or one that may go on.
+            None if *data* is anything but one whole request that says nothing of its connection, or may go on.
         """
         if self.find_overload() is None:
             return None
@@ -76,15 +74,26 @@ class Door:
         length = _LENGTH.search(data, 0, head.end()) if head is not None else None
         if head is None or length is None or len(data) != head.end() + int(length[1]):
             return None
+        if _CONNECTION.search(data, 0, head.end()):
+            return None
         refusal = self.refuse(head[1], head[2])
         if refusal is None:
             return None
         sent_id = _SENT_ID.search(data, 0, head.end())
         lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
         lines += [b"%s: %s" % header for header in refusal_headers(refusal, sent_id[1] if sent_id else b"")]
+        lines.append(b"date: " + formatdate(usegmt=True).encode())
         if closes:
             lines.append(b"connection: close")
         return b"\r\n".join([*lines, b"", refusal.body])
+
+
+def _begins_response(method: bytes, target: bytes) -> bool:
+    return method == _METHOD and target.partition(b"?")[0] == _ROUTE
+
+
+def _nothing() -> None:
+    """For what is not counted."""
 
 
 def refusal_headers(refusal: HttpError, sent_id: bytes) -> list[tuple[bytes, bytes]]:

@@ -5,13 +5,13 @@ from typing import cast
 from uuid import uuid4
 
 import h11
-import trio
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import EndBody
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
+from dwctl_trio.http.connection import entering
 from dwctl_trio.http.door import Door, refusal_headers
 from dwctl_trio.protocol.error_body import HttpError, error_body
 
@@ -45,15 +45,12 @@ class PlainHttpProtocol(H11Protocol):
     """
 
     door: Door
-    is_let_in = False
-    """Whether the next request has passed the door already; it is not asked twice, or it would be refused late."""
 
     async def handle(self, event: Event) -> None:
         """Take what the connection has brought; a request that is whole is refused without being parsed."""
-        is_fresh = self.stream is None and not self.is_let_in
-        if isinstance(event, RawData) and event.data and is_fresh and not self.connection.trailing_data[0]:
-            while (refusal := self.door.refuse_raw(event.data, closes=False)) is None and not self.door.take_turn():
-                await trio.lowlevel.checkpoint()
+        is_fresh = self.stream is None and not self.connection.trailing_data[0]
+        if isinstance(event, RawData) and event.data and is_fresh:
+            refusal = self.door.refuse_raw(event.data, closes=False)
             if refusal is not None:
                 await self.send(RawData(data=refusal))
                 return
@@ -71,8 +68,7 @@ class PlainHttpProtocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         """Begin a request without its wish to leave HTTP/1.1, unless it is refused."""
-        refusal = None if self.is_let_in else self.door.refuse(request.method, request.target)
-        self.is_let_in = False
+        refusal = self.door.refuse(request.method, request.target)
         if refusal is not None:
             await self._refuse(request, refusal)
             return
@@ -81,7 +77,8 @@ class PlainHttpProtocol(H11Protocol):
             request = h11.Request(
                 method=request.method, target=request.target, headers=headers, http_version=request.http_version
             )
-        await super()._create_stream(request)
+        with entering(self.door.let_in(request.method, request.target)):
+            await super()._create_stream(request)
 
     async def _refuse(self, request: h11.Request, refusal: HttpError) -> None:
         """Answer at once; the connection is kept for the next request if not much of this one is left to be read."""

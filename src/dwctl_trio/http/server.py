@@ -107,8 +107,6 @@ class GuardedTCPServer(TCPServer):
     write_progress_s: float
     connections: set["GuardedTCPServer"]
     """All that are open."""
-    is_let_in = False
-    """Whether the first request was there when the connection was accepted, and not refused."""
     _at_end = False
     _pause: _WatchedPause
 
@@ -149,7 +147,6 @@ class GuardedTCPServer(TCPServer):
         """Read until the client has closed; nothing is waited for then but the request under way."""
         protocol = self.protocol.protocol
         assert isinstance(protocol, PlainHttpProtocol), "nothing else is spoken"
-        protocol.is_let_in = self.is_let_in
         protocol.can_read = self._pause = _WatchedPause(self.stream.socket)
         await super()._read_data()
         self._at_end = True
@@ -300,14 +297,10 @@ async def _run_accept(
         try:
             for _ in range(_ACCEPTS_A_TURN):
                 connection, _ = listener.accept()
-                sent = _peek(connection)
-                if sent and _turn_away(connection, sent, door):
+                if _turn_away(connection, door):
                     continue
                 server = make_connection(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
-                server.is_let_in = sent != b"" and door.find_overload() is None
                 serving.start_soon(server.run, name="connection")
-                door.take_turn()
-                break
         except OSError as error:
             if error.errno in _NO_CAPACITY:
                 _log.warning("connection_not_accepted", reason=str(error))
@@ -324,9 +317,14 @@ def _peek(connection: socket.socket) -> bytes:
         return b""
 
 
-def _turn_away(connection: socket.socket, sent: bytes, door: Door) -> bool:
+def _turn_away(connection: socket.socket, door: Door) -> bool:
     """Whether *connection* was refused and closed, here and now: a turn later would be another turn late."""
-    refusal = door.refuse_raw(sent, closes=True)
+    sent = _peek(connection)
+    try:
+        refusal = door.refuse_raw(sent, closes=True) if sent else None
+    except Exception as error:  # noqa: BLE001 - supervision boundary: the door, whose fault must not end the accepting
+        _log_fault(error)
+        return False
     if refusal is None:
         return False
     with connection, suppress(OSError):  # the client has left

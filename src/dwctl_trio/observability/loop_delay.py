@@ -36,8 +36,6 @@ class LoopDelay(trio.abc.Instrument):
     def __init__(
         self, clock: Callable[[], float] = time.perf_counter, worked_s: Callable[[], float] = time.thread_time
     ) -> None:
-        self.turns = 0
-        """Batches begun so far."""
         self._clock = clock
         self._worked_s = worked_s
         self._average_s = 0.0
@@ -70,7 +68,6 @@ class LoopDelay(trio.abc.Instrument):
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
         """A batch begins."""
         now = self._clock()
-        self.turns += 1
         self._average_s *= math.exp((self._changed_at - now) / SPAN_S)
         self._changed_at, self._worked_before_s = now, self._worked_s()
 
