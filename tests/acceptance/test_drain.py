@@ -283,7 +283,7 @@ async def test_clients_that_sent_on_and_broke_off_do_not_hold_up_the_end(postgre
 
 
 @pytest.mark.slow
-async def test_a_request_whose_body_is_not_here_yet_is_refused_at_once_when_the_server_stops(postgres_dsn, tmp_path):
+async def test_a_request_whose_body_is_not_here_when_the_grace_is_over_is_refused(postgres_dsn, tmp_path):
     head = b"POST /v1/responses HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     async with open_world(postgres_dsn, tmp_path, QUICK) as (path, pool, _), open_server(path) as server:
         parts = urlsplit(server.url)

@@ -66,7 +66,7 @@ class Api:
             InvalidRequest: It is not JSON, or not sent as such.
             Overloaded: There is no room for it.
             RequestTimeout: It did not arrive in time.
-            ServerStopping: It did not arrive before the server began to stop.
+            ServerStopping: It did not arrive before the grace of a stopping server was over.
         """
         if request.mimetype != "application/json":
             raise InvalidRequest(
@@ -88,7 +88,8 @@ class Api:
                 raise RequestTimeout from None
             finally:
                 self._reading.discard(reading)
-        self.refuse_when_stopping()
+        if reading.cancelled_caught:
+            raise ServerStopping("the request's body did not arrive before the server's end")
         return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
     def find_route(self, model: str) -> ModelRoute:
@@ -107,9 +108,8 @@ class Api:
             )
         return route
 
-    def stop(self) -> None:
-        """Take no new work from now on, nor a request whose body is not here yet."""
-        self.stopping = True
+    def stop_reading(self) -> None:
+        """Wait no longer for bodies that are not here yet."""
         for reading in self._reading:
             reading.cancel()
 

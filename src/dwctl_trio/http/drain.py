@@ -1,7 +1,7 @@
 """How a server ends: signals, the grace of live streams, and then their end.
 
-Rule 1: with the first signal nothing new begins, and no body is waited for; streams have ``shutdown_grace_s``.
-Rule 2: after the grace every stream is stopped, with a terminal event of its own.
+Rule 1: with the first signal nothing new begins; streams under way have ``shutdown_grace_s``, and bodies too.
+Rule 2: after the grace every stream is stopped, with a terminal event of its own, and no body is waited for.
 Rule 3: a second signal ends all at once: responses fail as stopped by the server, and nobody is told any more.
 """
 
@@ -51,10 +51,11 @@ async def watch_signals(
 async def run_drain(api: Api, stopping: trio.Event) -> NoReturn:
     """Once *stopping* is set: refuse new work, give live streams their grace, then end them."""
     await stopping.wait()
-    api.stop()
+    api.stopping = True
     live = api.services.live
     with trio.move_on_after(api.services.limits.shutdown_grace_s):
         await live.wait_idle()
     while True:
+        api.stop_reading()
         live.stop_all(lambda: ServerStopping("the grace of live streams is over"))
         await trio.sleep(_STOP_AGAIN_S)
