@@ -164,6 +164,8 @@ def test_every_limit_can_be_set_by_its_name_in_the_environment(field: Any) -> No
         "store_call_s": 0.05,
         "terminal_write_s": 0.1,
         "terminal_retry_s": 0.01,
+        "request_body_bytes": 1024,
+        "request_bodies_bytes": 2048,
         field.name: minimum,
     }
     environment = {f"DWCTL_LIMITS__{name.upper()}": str(value) for name, value in values.items()}

@@ -34,7 +34,7 @@ class Limits:
     # -- what a client may send
     request_body_bytes: int = _bounded(16 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
     """Larger bodies are 413. 16 MiB holds a 200k-token history with room for images."""
-    request_bodies_bytes: int = _bounded(128 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024 * 1024)
+    request_bodies_bytes: int = _bounded(128 * 1024 * 1024, minimum=2048, maximum=1024 * 1024 * 1024 * 1024)
     """Bodies over 64 KiB of all requests under way; more are 503. They take some five times as much memory at worst."""
     request_body_s: float = _bounded(60.0, minimum=1.0, maximum=3600.0)
     """A body that takes longer to arrive is 408."""
