@@ -22,10 +22,12 @@ from dwctl_trio.config import parse_config
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.testing.service import open_service
+from dwctl_trio.testing.tool_server import ToolReply, ToolServer, open_tool_server
 
 COMMAND = Path(sys.executable).parent / "dwctl-trio"
 RUN_S_MAX = 60.0
 """For one command; far more than any needs on a busy machine."""
+TERMINAL_COLUMNS = 100
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +56,14 @@ def said(stream: bytes) -> str:
     text = stream.decode()
     assert "Traceback" not in text
     return text
+
+
+def with_tools(server: ToolServer) -> dict[str, object]:
+    """A configuration with a tool at *server* and an agent, which every model gets."""
+    weather = {"name": "get_weather", "kind": "http", "url": server.url("/weather"), "allow_private": True}
+    researcher = {"name": "researcher", "kind": "agent", "model": "echo-4"}
+    models = [{"name": "*", "upstream": "simulator", "tools": ["get_weather", "researcher"]}]
+    return {"models": models, "tools": [weather, researcher]}
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -98,7 +108,7 @@ async def test_the_version_is_that_of_the_package() -> None:
     [
         (["serve", "--prot", "1"], "No such option"),
         (["keys", "create"], "Missing option '--owner'"),
-        (["usage", "--by", "colour"], "'colour' is not one of 'model', 'owner'"),
+        (["usage", "--by", "colour"], "'colour' is not one of 'model', 'owner', 'tool'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -287,6 +297,28 @@ async def test_usage_tells_what_one_response_used_and_cost(postgres_dsn: str) ->
         assert row[-2:] == [f"{cost:.6f}", "USD"]
 
 
+async def test_usage_by_tool_counts_the_calls_and_those_that_failed(postgres_dsn: str) -> None:
+    async with open_tool_server() as tools, open_service(postgres_dsn, with_tools(tools)) as service:
+        tools.script("/weather", ToolReply(), ToolReply(status=500))
+        for model in ("tools-2-then-echo-3", "tools-2-then-tools-2-then-echo-3"):
+            answer = await service.client.post("/v1/responses", json={"model": model, "input": "hello"})
+            assert answer.json()["status"] == "completed"
+        by_tool = await run("usage", "--by", "tool", DATABASE_URL=postgres_dsn)
+
+    rows = [line.split() for line in said(by_tool.stdout).splitlines()]
+    assert by_tool.returncode == 0
+    assert rows[0] == ["tool", "calls", "failed"]
+    assert sorted(rows[1:]) == [["get_weather", "3", "2"], ["researcher", "3", "0"]]
+
+
+async def test_usage_by_tool_of_nothing_says_so(postgres_dsn: str) -> None:
+    async with open_service(postgres_dsn) as service:
+        await service.client.post("/v1/responses", json={"model": "echo-3", "input": "hello"})
+        by_tool = await run("usage", "--by", "tool", DATABASE_URL=postgres_dsn)
+
+    assert (by_tool.returncode, said(by_tool.stdout)) == (0, "No tool calls in this time.\n")
+
+
 async def test_a_time_that_is_none_is_refused_before_the_database_is_asked() -> None:
     done = await run("usage", "--since", "yesterday", DATABASE_URL="postgresql://127.0.0.1:1/none")
 
@@ -310,6 +342,23 @@ async def test_a_data_directory_that_cannot_be_made_is_one_line() -> None:
     (line,) = said(done.stderr).splitlines()
     assert done.returncode == 1
     assert line.startswith("dwctl-trio: cannot run a database in /proc/nowhere: ")
+
+
+async def test_the_demo_shows_a_tool_round_and_the_steps_of_a_sub_agent_under_its_call() -> None:
+    done = await run("demo")
+
+    lines = said(done.stdout).splitlines()
+    steps = [found for line in lines if (found := re.fullmatch(r"( {4,})(\d)  (.+?)  +completed  (.+)", line))]
+    assert (done.returncode, said(done.stderr)) == (0, "")
+    assert [(len(step[1]), step[2], step[3].split()[0]) for step in steps] == [
+        *((4, "1", "model"), (4, "2", "get_weather"), (4, "3", "researcher")),
+        *((7, "4", "model"), (7, "5", "find_articles"), (7, "6", "model")),
+        (4, "7", "model"),
+    ]
+    assert any(re.match(r" +\d+ ms    researcher: mcp_call.completed$", line) for line in lines)
+    assert any(re.match(r" +\d+ ms  response.completed +completed$", line) for line in lines)
+    assert max(map(len, lines)) <= TERMINAL_COLUMNS
+    assert "\x1b" not in "".join(lines)
 
 
 # -- commands that run until they are stopped

@@ -17,6 +17,7 @@ from dwctl_trio.config import render_config as render
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, LIMIT_RULES, Limits
 from dwctl_trio.domain.models import ModelRoute, Price
+from dwctl_trio.domain.tools import AgentTool, HttpTool
 from dwctl_trio.protocol.chat_completions import Quirks
 
 EVERY_KEY = """
@@ -36,8 +37,13 @@ upstreams:
 models:
   - {name: gpt-4o, upstream: local, upstream_model: Qwen3-32B,
      price: {input_per_million: 0.15, output_per_million: "0.60", currency: EUR}, tools: []}
-  - {name: "*", upstream: local}
-tools: []
+  - {name: "*", upstream: local, tools: [get_weather, researcher]}
+tools:
+  - {name: get_weather, kind: http, url: "https://tools.example/weather?unit=c", description: The weather.,
+     parameters: {type: object, properties: {city: {type: string}}}, timeout_s: 5, idempotent: true,
+     allow_private: true, headers: {Authorization: "Bearer ${LOCAL_KEY}"}}
+  - {name: researcher, kind: agent, model: gpt-4o, description: Finds out., instructions: Be brief.,
+     tools: [get_weather, researcher], timeout_s: 60}
 limits: {turns: 3, keep_alive_s: 5}
 tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
@@ -65,6 +71,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, EVERY_KEY), environment)
 
     price = Price(input_per_million=Decimal("0.15"), output_per_million=Decimal("0.60"), currency="EUR")
+    route = ModelRoute(model="gpt-4o", upstream="local", upstream_model="Qwen3-32B", price=price)
     assert config == Config(
         host="127.0.0.2",
         port=4001,
@@ -88,9 +95,30 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
             ),
         ),
         models=(
-            ModelRoute(model="gpt-4o", upstream="local", upstream_model="Qwen3-32B", price=price),
+            route,
             ModelRoute(model="*", upstream="local", upstream_model="*"),
         ),
+        model_tools={"*": ("get_weather", "researcher")},
+        tools={
+            "get_weather": HttpTool(
+                name="get_weather",
+                description="The weather.",
+                parameters=b'{"type":"object","properties":{"city":{"type":"string"}}}',
+                url="https://tools.example/weather?unit=c",
+                headers=(("Authorization", "Bearer sk-1"),),
+                timeout_s=5.0,
+                idempotent=True,
+                allow_private=True,
+            ),
+            "researcher": AgentTool(
+                name="researcher",
+                description="Finds out.",
+                route=route,
+                instructions="Be brief.",
+                tools=("get_weather", "researcher"),
+                timeout_s=60.0,
+            ),
+        },
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
         tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
@@ -331,6 +359,7 @@ known_names = st.sampled_from(
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
+        *("kind", "url", "parameters", "timeout_s", "idempotent", "instructions"),
     ]
 )
 trees = st.recursive(
@@ -394,6 +423,33 @@ def test_any_environment_is_a_configuration_or_an_error(environment: dict[str, s
 RULED = {name for rule in LIMIT_RULES for name in (*rule.smaller, rule.larger)}
 
 
+tool_names = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64).filter(
+    lambda name: name != "an-agent"
+)
+schemas = st.fixed_dictionaries(
+    {"type": st.just("object")},
+    optional={
+        "properties": st.dictionaries(names, st.sampled_from([{}, True, {"type": "string"}, {"minimum": 0.5}])),
+        "required": st.lists(names, max_size=2, unique=True),
+        "additionalProperties": st.booleans(),
+    },
+)
+
+
+@st.composite
+def http_tools(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """A valid HTTP tool without secrets."""
+    required = {"name": st.just(name), "kind": st.just("http"), "url": st.just("https://tools.example:8443/a%20b")}
+    optional = {
+        "description": names,
+        "parameters": schemas,
+        "timeout_s": st.floats(0.001, 86400),
+        "idempotent": st.booleans(),
+        "allow_private": st.booleans(),
+    }
+    return draw(st.fixed_dictionaries(required, optional=optional))
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Valid documents without secrets."""
@@ -419,10 +475,16 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     price = st.fixed_dictionaries(
         {"input_per_million": prices, "output_per_million": prices}, optional={"currency": st.just("EUR")}
     )
+    tools = [draw(http_tools(name)) for name in draw(st.lists(tool_names, max_size=2, unique=True))]
+    listed = st.lists(st.sampled_from([tool["name"] for tool in tools]), unique=True) if tools else st.just([])
     model = st.fixed_dictionaries(
         {"name": names, "upstream": st.sampled_from(sorted(upstreams))},
-        optional={"upstream_model": names, "price": price},
+        optional={"upstream_model": names, "price": price, "tools": listed},
     )
+    models = draw(st.lists(model, max_size=2, unique_by=lambda entry: entry["name"]))
+    if models and models[0]["name"] != "*":
+        agent = {"name": "an-agent", "kind": "agent", "model": models[0]["name"], "tools": draw(listed)}
+        tools.append(agent | draw(st.fixed_dictionaries({}, optional={"instructions": names, "timeout_s": seconds})))
     limits: dict[str, Any] = {}
     for field in attrs.fields(Limits):
         if field.name not in RULED and draw(st.booleans()):
@@ -436,7 +498,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
         "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
-        "models": draw(st.lists(model, max_size=2, unique_by=lambda entry: entry["name"])),
+        "models": models,
+        "tools": tools,
         "limits": limits,
     }
 

@@ -87,8 +87,9 @@ def test_an_unknown_key_names_the_nearest_known_one(document: dict[str, Any], ex
         ({"models": False}, "models: expected a list, but got False"),
         ({"models": ["gpt"]}, "models[0]: expected a mapping of keys, but got a string"),
         ({"models": [None]}, "models[0].name: is required"),
-        ({"tools": [{"name": "a"}]}, "tools: server tools are not available in this release; remove the key"),
-        (with_model(tools=["a"]), "models[0].tools: server tools are not available in this release; remove the key"),
+        (with_model(tools=["a"]), "models[0].tools: 'a' is not a tool; allowed: none is defined"),
+        (with_model(tools="a"), "models[0].tools: expected a list of tool names, but got 'a'"),
+        (with_model(tools=[1]), "models[0].tools: expected a list of tool names, each a string"),
         (with_model(upstream="x"), "models[0].upstream: 'x' is not an upstream; allowed: local"),
         (
             {"models": [{"name": "a", "upstream": "b"}]},

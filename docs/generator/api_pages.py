@@ -14,7 +14,6 @@ from docs.generator.sources import first_sentence, member_docs
 from dwctl_trio.domain import errors, events
 from dwctl_trio.domain.errors import DwctlError
 from dwctl_trio.domain.event_rules import Rule
-from dwctl_trio.domain.events import ContentKind
 from dwctl_trio.domain.failures import describe_failure
 from dwctl_trio.domain.items import ItemStatus, Message, TextPart
 from dwctl_trio.domain.lifecycle import (
@@ -31,9 +30,19 @@ from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import ErrorCode, ErrorType, Response, ResponseStatus
 from dwctl_trio.domain.steps import StepState
 from dwctl_trio.protocol.error_body import http_error
-from dwctl_trio.protocol.event_stream import render_event
+from dwctl_trio.protocol.event_stream import SUB_AGENT_TYPE, render_event
+from dwctl_trio.protocol.request_body import SUB_AGENTS
 
 _UPSTREAM_STATUSES = (None, 400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
+_TOOL_FAILURES = {
+    ErrorType.TOOL_NOT_FOUND: "names a tool that there is not, or that `tool_choice` does not allow",
+    ErrorType.TOOL_ARGUMENTS_INVALID: "was not made: its arguments are too long, or not what the schema asks for",
+    ErrorType.TOOL_TIMEOUT: "did not come to an end within the tool's `timeout_s`",
+    ErrorType.EXECUTOR_ERROR: "reached nobody, or got an error or no text; an agent gave no answer",
+    ErrorType.MAX_DEPTH_EXCEEDED: "was not made: agents would have called agents deeper than `limits.depth`",
+    ErrorType.STEP_ABANDONED: "was interrupted by a crash, and its tool may not be called twice",
+}
+"""The kinds that a failed tool step can have."""
 
 
 def errors_page() -> Iterable[str]:
@@ -58,6 +67,16 @@ def errors_page() -> Iterable[str]:
     yield from table(("error", "status", "`error.type`", "`error.code`", "meaning"), map(_error_row, _error_kinds()))
     yield ""
     yield "`InvalidRequest` carries a code and a status of its own; those in the table are its defaults."
+    yield "`ToolFailed` is not among them: it ends a call and not the response."
+    yield ""
+    yield "## What becomes of a tool's failure"
+    yield ""
+    yield (
+        "The model reads it as the result of its call, and the response goes on. The client sees the `mcp_call` item "
+        "as `failed`, with the message in its `error`; the kind is in the step, at `GET /v1/responses/{id}/steps`."
+    )
+    yield ""
+    yield from table(("kind", "the call"), ((code(kind.value), meaning) for kind, meaning in _TOOL_FAILURES.items()))
     yield ""
     yield "## What becomes of an upstream's status"
     yield ""
@@ -77,8 +96,9 @@ def errors_page() -> Iterable[str]:
 
 
 def _error_kinds() -> Iterator[type[DwctlError]]:
+    """All that a client may meet; a tool's failure is the model's to read."""
     for value in vars(errors).values():
-        if isinstance(value, type) and issubclass(value, DwctlError) and value is not DwctlError:
+        if isinstance(value, type) and issubclass(value, DwctlError) and value not in {DwctlError, errors.ToolFailed}:
             yield value
 
 
@@ -188,6 +208,7 @@ _SAMPLES: Mapping[str, Any] = {
     "content_index": 0,
     "item": _ITEM,
     "part": TextPart(text=""),
+    "event": events.OutputItemAdded(0, _ITEM),
 }
 
 
@@ -207,6 +228,10 @@ def events_page() -> Iterable[str]:
     yield "## The events"
     yield ""
     yield "All have `type` and `sequence_number`; the names and fields are OpenAI's."
+    yield (
+        f"One is ours: {code(SUB_AGENT_TYPE)} holds in `event` what a sub-agent does, an event of an item without a "
+        f"number, and is sent to those only who ask for it by {code(SUB_AGENTS)} in `include`."
+    )
     yield ""
     yield from table(
         ("`type`", "fields", "meaning"), [row for kind in get_args(events.Event) for row in _event_rows(kind)]
@@ -221,8 +246,8 @@ def events_page() -> Iterable[str]:
 
 
 def _event_rows(kind: type) -> Iterator[tuple[str, str, str]]:
-    names = [field.name for field in attrs.fields(kind)]
-    for content in ContentKind if "kind" in names else (None,):
-        values = {name: content if name == "kind" else _SAMPLES.get(name, "…") for name in names}
-        wire, fields = render_event(kind(**values))
-        yield code(wire), ", ".join(code(name) for name in fields), first_sentence(kind)
+    fields = attrs.fields_dict(kind)
+    for variant in fields["kind"].type or () if "kind" in fields else (None,):
+        values = {name: variant if name == "kind" else _SAMPLES.get(name, "…") for name in fields}
+        wire, rendered = render_event(kind(**values))
+        yield code(wire), ", ".join(code(name) for name in rendered), first_sentence(kind)

@@ -76,7 +76,9 @@ def _default(key: ConfigKey) -> str:
         return "the name"
     if key.path in {"auth", "limits", "tracing", "upstreams.<name>.quirks"}:
         return "see below"
-    if value is None or isinstance(value, tuple | frozenset) or attrs.has(type(value)):
+    if isinstance(value, bytes):
+        return code(value.decode())
+    if value is None or value == "" or isinstance(value, tuple | frozenset | dict) or attrs.has(type(value)):
         return "none"
     return code(str(value).lower() if isinstance(value, bool) else str(value))
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import attrs
@@ -16,6 +17,7 @@ from dwctl_trio.config import Config, UpstreamConfig, UpstreamTimeouts, parse_co
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.domain.rates import OwnerRates
+from dwctl_trio.domain.tools import AgentTool, HttpTool
 from dwctl_trio.protocol.chat_completions import Quirks
 
 MINIMAL: Mapping[str, Any] = {
@@ -23,15 +25,19 @@ MINIMAL: Mapping[str, Any] = {
     "models": [
         {"name": "gpt-4o", "upstream": "local", "price": {"input_per_million": "0.15", "output_per_million": "0.60"}}
     ],
+    "tools": [
+        {"name": "get_weather", "kind": "http", "url": "https://tools.example/weather"},
+        {"name": "researcher", "kind": "agent", "model": "gpt-4o"},
+    ],
     "owners": {"acme": {}},
 }
 """A configuration in which every section exists and has what it requires."""
 
 _WRONG_VALUES = ("?", 7, [7])
-_KEYS_WITHOUT_A_FIELD = {
-    "auth": "Who may use the API.",
-    "tracing": "Whom spans are told.",
-    "tools": "For a later release; must be empty.",
+_TOOL_MEANINGS = {
+    "name": "What models call it.",
+    "kind": "Which of the two kinds of tool it is.",
+    "description": "What it is good for, in words for the model.",
 }
 
 
@@ -102,6 +108,8 @@ class ConfigSection:
     """The section in a parsed configuration."""
     fields: Mapping[str, str] = {}
     """Keys whose field has another name."""
+    meanings: Mapping[str, str] = {}
+    """Of keys that have no field, or whose field says it for readers of the code only."""
 
     @property
     def variable(self) -> str:
@@ -123,7 +131,15 @@ def _put_into(*steps: str | int) -> Callable[[Any, str, Any], None]:
 
 
 CONFIG_SECTIONS = (
-    ConfigSection(title="Top level", path="", prefix="", kind=Config, put=_put_into(), read=lambda config: config),
+    ConfigSection(
+        title="Top level",
+        path="",
+        prefix="",
+        kind=Config,
+        put=_put_into(),
+        read=lambda config: config,
+        meanings={"auth": "Who may use the API.", "tracing": "Whom spans are told."},
+    ),
     ConfigSection(
         title="Authentication",
         path="auth",
@@ -165,6 +181,7 @@ CONFIG_SECTIONS = (
         put=_put_into("models", 0),
         read=lambda config: config.models[0],
         fields={"name": "model"},
+        meanings={"tools": "Names of the tools that a request gets which has no `tools` of its own."},
     ),
     ConfigSection(
         title="A model's price",
@@ -173,6 +190,36 @@ CONFIG_SECTIONS = (
         kind=Price,
         put=_put_into("models", 0, "price"),
         read=lambda config: config.models[0].price,
+    ),
+    ConfigSection(
+        title="An HTTP tool",
+        path="tools[]",
+        prefix="tools[0]",
+        kind=HttpTool,
+        put=_put_into("tools", 0),
+        read=lambda config: config.tools["get_weather"],
+        meanings=_TOOL_MEANINGS
+        | {
+            "url": "Where the arguments are posted to.",
+            "parameters": "The JSON Schema of the arguments, which are validated before anything is sent.",
+            "timeout_s": "Seconds for one call, redirects and body included; without it `limits.tool_s`.",
+        },
+    ),
+    ConfigSection(
+        title="An agent",
+        path="tools[]",
+        prefix="tools[1]",
+        kind=AgentTool,
+        put=_put_into("tools", 1),
+        read=lambda config: config.tools["researcher"],
+        fields={"model": "route"},
+        meanings=_TOOL_MEANINGS
+        | {
+            "model": "What it thinks with.",
+            "instructions": "Its system message.",
+            "tools": "Names of the tools that it may call, other agents and itself included.",
+            "timeout_s": "Seconds for one call, with all that the agent does; without it `limits.agent_s`.",
+        },
     ),
     ConfigSection(
         title="Tracing",
@@ -214,8 +261,11 @@ def config_keys(section: ConfigSection) -> list[ConfigKey]:
 
 
 def _meaning(section: ConfigSection, docs: Mapping[str, str], key: str) -> str:
+    if key in section.meanings:
+        return section.meanings[key]
     field = _field(section, key)
-    return _KEYS_WITHOUT_A_FIELD[key] if field is None else docs[field] or first_sentence(section.kind)
+    assert field is not None, f"{section.path}.{key} has no field and no meaning"
+    return docs[field] or first_sentence(section.kind)
 
 
 def _field(section: ConfigSection, key: str) -> str | None:
@@ -225,10 +275,7 @@ def _field(section: ConfigSection, key: str) -> str | None:
 
 def _error(section: ConfigSection, key: str, value: object) -> str | None:
     """What the parser says of *value* under *key*, without the key; None if it takes it."""
-    document = {
-        "upstreams": {name: dict(upstream) for name, upstream in MINIMAL["upstreams"].items()},
-        "models": [{**route, "price": dict(route["price"])} for route in MINIMAL["models"]],
-    }
+    document = deepcopy(dict(MINIMAL))
     section.put(document, key, value)
     full = f"{section.prefix}.{key}" if section.prefix else key
     try:
@@ -260,4 +307,6 @@ def _allowed(section: ConfigSection, key: str) -> str:
         raise AssertionError(f"{section.prefix}.{key} takes anything")
     if problem.endswith("allowed: local"):
         return "the name of an upstream"
+    if problem.endswith("is served by no entry of models"):
+        return "a name that `models` serves"
     return re.sub(r", but got .*|; put it in quotes|^'\?' is not allowed; allowed: |^expected ", "", problem)

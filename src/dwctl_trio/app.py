@@ -28,6 +28,7 @@ from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.postgres.store import PostgresStore
+from dwctl_trio.tools.http_tools import HttpToolRunner
 from dwctl_trio.upstream.client import open_upstreams
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +53,8 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Postg
         services = Services(
             store=store,
             upstream=upstreams,
+            tools=HttpToolRunner(config.limits),
+            catalog=config.tools,
             limits=config.limits,
             live=live,
             metrics=metrics,

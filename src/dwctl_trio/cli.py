@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 import trio
 
-from dwctl_trio.analytics.usage import parse_since, printable, render_usage_report
+from dwctl_trio.analytics.usage import BY, parse_since, printable, render_usage_report
 from dwctl_trio.app import run_api
 from dwctl_trio.config import Config, find_warnings, load_config, render_config
 from dwctl_trio.config.section import ConfigError
@@ -134,9 +134,9 @@ def revoke_key(config_path: Path | None, prefix: str) -> None:
 @main.command()
 @_config_option
 @click.option("--since", default="24h", show_default=True, help="How far back: 90s, 30m, 24h, 7d.")
-@click.option("--by", type=click.Choice(["model", "owner"]), default="model", show_default=True)
+@click.option("--by", type=click.Choice(BY), default="model", show_default=True)
 def usage(config_path: Path | None, since: str, by: str) -> None:
-    """Show what was used and what it cost."""
+    """Show what was used and what it cost, or by tool how often each was called."""
     config = _load(config_path)
     try:
         since_s = parse_since(since)

@@ -14,12 +14,15 @@ from uuid import UUID
 import attrs
 
 from dwctl_trio.domain.idempotency import IdempotencyKey, KeyHolder
+from dwctl_trio.domain.items import OutputItem
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import Response, ResponseError
 from dwctl_trio.domain.steps import Chain, Step
-from dwctl_trio.domain.turn import Fragment, ModelTurn
+from dwctl_trio.domain.tools import HttpTool, OfferedTool
+from dwctl_trio.domain.transitions import TurnPlan
+from dwctl_trio.domain.turn import Fragment
 from dwctl_trio.protocol.trace_context import TraceContext
 
 
@@ -37,13 +40,15 @@ class NewResponse:
     """Where its work belongs in a trace; not stored."""
     idempotency: IdempotencyKey | None = None
     """Of the client's; while a row with it is live or has a response, its owner gets no second one."""
+    tools: tuple[OfferedTool, ...] = ()
+    """What the model is offered in every turn."""
 
 
 @attrs.frozen(kw_only=True)
 class CallMetering:
     """What is recorded of one model call."""
 
-    step_id: UUID
+    route: ModelRoute
     http_status: int | None
     """The upstream's; None when it gave none."""
     error_code: str | None
@@ -54,8 +59,30 @@ class CallMetering:
 
 
 @attrs.frozen(kw_only=True)
+class EndedStep:
+    """A step that has just ended."""
+
+    step: Step
+    """Terminal, with its result."""
+    metering: CallMetering | None
+    """Of a model call; None for a tool call."""
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """What has happened to a response since its last write, to be written at once."""
+
+    new: NewResponse
+    epoch: int
+    """The row's, as this process last saw it."""
+    ended: tuple[EndedStep, ...]
+    opened: tuple[Step, ...]
+    """``processing``, about to be fired."""
+
+
+@attrs.frozen(kw_only=True)
 class FinishedResponse:
-    """A warm response with its terminal state, to be written at once."""
+    """A response with its terminal state, to be written at once."""
 
     new: NewResponse
     epoch: int
@@ -64,12 +91,25 @@ class FinishedResponse:
     response_status: int
     """The HTTP status that the blocking path gives."""
     response: Response
-    last_step: Step
-    """Terminal, with its result."""
-    metering: CallMetering
+    ended: tuple[EndedStep, ...]
+    """The steps that have ended since the last write."""
     event_log: bytes | None
     """The frames as they went over the wire; None when none are to be kept."""
     last_sequence_number: int
+
+
+@attrs.frozen(kw_only=True)
+class ResumedResponse:
+    """A response that this process has taken over, as its rows tell of it."""
+
+    new: NewResponse
+    epoch: int
+    created_at: int
+    """Unix seconds."""
+    age_s: float
+    """How long ago it was first worked on."""
+    steps: tuple[Step, ...]
+    """Of all its loops, in order; those that are open were interrupted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +121,8 @@ class StoredResponse:
     created_at: int
     request: ResponseRequest | None
     """What was asked; None when there is a body, which echoes it."""
+    tools: tuple[OfferedTool, ...]
+    """What the model is offered, as far as *request* is there."""
     body: bytes | None
     """The final response, encoded, exactly as the terminal event carried it; None while there is none."""
     error: ResponseError | None
@@ -101,8 +143,17 @@ class ResponseStore(Protocol):
     async def find_key_holder(self, owner: str, key: str) -> KeyHolder | None:
         """The row that holds the idempotency key *key* of *owner*; None if the key is free."""
 
+    async def advance_response(self, progress: Progress) -> None:
+        """End steps, with their usage records, and open the next ones, all or nothing.
+
+        Idempotent: steps that have ended or been opened already (a commit whose answer was lost) stay as they are.
+
+        Raises:
+            LeaseLost: The row is no longer this process's, or gone; nothing was written.
+        """
+
     async def finish_response(self, finished: FinishedResponse) -> None:
-        """Write the terminal state, the last step, the usage record and the event log, all or nothing.
+        """Write the terminal state, the last steps, their usage records and the event log, all or nothing.
 
         Idempotent: a row that already carries this very ending (a commit whose answer was lost) is success.
 
@@ -139,6 +190,12 @@ class LeaseStore(Protocol):
     async def rescue_expired(self) -> Sequence[UUID]:
         """End rows whose lease has expired; return their ids. Idempotent."""
 
+    async def take_over(self, response_id: UUID) -> ResumedResponse | None:
+        """Make a row whose lease has expired this process's, to be resumed; None if there is none to be had.
+
+        Only a stored response can be resumed: of others the rows do not know what was asked.
+        """
+
     async def stop_process(self) -> None:
         """Say that this process ends in good order. Idempotent."""
 
@@ -152,8 +209,10 @@ class UpstreamCall:
 
     route: ModelRoute
     request: ResponseRequest
-    turns: tuple[ModelTurn, ...]
-    """Earlier turns of this response, oldest first."""
+    output: tuple[OutputItem, ...]
+    """What the loop has come to so far, calls with their outcomes; oldest first."""
+    plan: TurnPlan
+    """What the model may do this time."""
     step_id: UUID
     trace: TraceContext | None = None
     """What the upstream is told of the trace; None for nothing."""
@@ -182,6 +241,29 @@ class Upstream(Protocol):
         Raises:
             LimitExceeded: No place at the upstream became free in time.
             UpstreamError: It could not be reached, refused the call, or was too slow.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class ToolInvocation:
+    """One call of a tool of the server's."""
+
+    tool: HttpTool
+    arguments: str
+    """JSON text as the model wrote it, not yet validated."""
+    response_id: UUID
+    step_id: UUID
+    """The same whenever the call is made again after a crash."""
+
+
+class ToolRunner(Protocol):
+    """The tools that the server runs."""
+
+    async def run_tool(self, invocation: ToolInvocation) -> str:
+        """The output of the tool, as the model will read it; within the tool's own time.
+
+        Raises:
+            ToolFailed: There is none; the model is told why.
         """
 
 

@@ -6,7 +6,7 @@ import attrs
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dwctl_trio.analytics.usage import parse_since, render_usage_report
+from dwctl_trio.analytics.usage import BY, parse_since, render_usage_report
 from dwctl_trio.ports import UsageLine
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -64,6 +64,7 @@ def test_any_text_is_a_time_or_an_error_that_quotes_it(text: str) -> None:
 
 def test_no_calls_are_said_in_words() -> None:
     assert render_usage_report([], by="model") == "No model calls in this time."
+    assert render_usage_report([], by="tool") == "No tool calls in this time."
 
 
 def test_the_table_shows_what_is_known_and_marks_what_is_not() -> None:
@@ -80,11 +81,21 @@ def test_the_first_column_is_what_the_lines_are_about() -> None:
     assert render_usage_report([LINE], by="owner").split()[0] == "owner"
 
 
+def test_calls_of_tools_are_counted_and_have_neither_tokens_nor_a_cost() -> None:
+    weather = attrs.evolve(LINE, subject="get_weather", input_tokens=None, output_tokens=None, cost=None, currency=None)
+
+    assert render_usage_report([weather, attrs.evolve(weather, subject="x", calls=7)], by="tool").splitlines() == [
+        "tool         calls  failed",
+        "get_weather  1,234       5",
+        "x                7       5",
+    ]
+
+
 def test_a_cost_without_a_currency_stands_alone() -> None:
     assert render_usage_report([attrs.evolve(LINE, currency=None)], by="model").endswith("  0.150012")
 
 
-@given(report=st.lists(lines, min_size=1, max_size=4), by=st.sampled_from(["model", "owner"]))
+@given(report=st.lists(lines, min_size=1, max_size=4), by=st.sampled_from(BY))
 def test_the_table_has_a_head_and_a_row_for_each_line_whatever_it_is_about(report: list[UsageLine], by: str) -> None:
     rows = render_usage_report(report, by=by).split("\n")
 

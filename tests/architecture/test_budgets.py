@@ -20,6 +20,7 @@ SUPERVISION_BOUNDARIES = {
     ("engine/leases.py", "run_rescuer"),
     ("engine/scope.py", "open_scope"),
     ("engine/scope.py", "run_scope"),
+    ("engine/tool_calls.py", "_run_http"),
     ("http/server.py", "GuardedTCPServer.run"),
     ("http/server.py", "_turn_away"),
     ("postgres/guest_loop.py", "GuestLoop._supervise"),

@@ -209,6 +209,7 @@ def _row(stored: Any) -> MemoryRow:
         row,
         state=RowState(row.state),
         request=_bytes(stored["request"]),
+        tools=_bytes(stored["tools"]),
         response=_bytes(stored["response"]),
         error=_error(stored["error"]),
     )
@@ -216,8 +217,10 @@ def _row(stored: Any) -> MemoryRow:
 
 def _step(stored: Any) -> MemoryStep:
     step = MemoryStep(**stored)
-    result, error = _bytes(stored["result"]), _error(stored["error"])
-    return attrs.evolve(step, state=StepState(step.state), result=result, error=error)
+    request, result = _bytes(stored["request"]), _bytes(stored["result"])
+    return attrs.evolve(
+        step, state=StepState(step.state), request=request, result=result, error=_error(stored["error"])
+    )
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dwctl_trio.domain.assembly import assemble
 from dwctl_trio.domain.idempotency import IdempotencyKey
+from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.lifecycle import RowState, apply, ending_change
 from dwctl_trio.domain.models import ModelRoute, Price
 from dwctl_trio.domain.request import InputMessage, InputPart, PartKind, ResponseRequest, Role, ServiceTier
@@ -25,7 +26,7 @@ from dwctl_trio.domain.response import (
     ResponseError,
     ResponseStatus,
 )
-from dwctl_trio.domain.steps import ModelCall, Step, StepState
+from dwctl_trio.domain.steps import ModelCall, Step, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.turn import (
     ContentFragment,
     FinishReason,
@@ -37,13 +38,14 @@ from dwctl_trio.domain.turn import (
 )
 from dwctl_trio.domain.turn_output import TurnOutput
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.ports import CallMetering, FinishedResponse, NewResponse
+from dwctl_trio.ports import CallMetering, EndedStep, FinishedResponse, NewResponse
 from dwctl_trio.protocol import json
 
 OWNER = "blue"
 FAILED = Failed(
     error=ResponseError(type=ErrorType.UPSTREAM_ERROR, code=ErrorCode.SERVER_ERROR, message="The model failed.")
 )
+TOOL_ERROR = ResponseError(type=ErrorType.TOOL_TIMEOUT, code=ErrorCode.SERVER_ERROR, message="It took too long.")
 ENDINGS: tuple[Ending, ...] = (
     Completed(),
     Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS),
@@ -124,22 +126,74 @@ def make_finished(
         state=state,
         response_status=502 if isinstance(ending, Failed) else 499 if isinstance(ending, Cancelled) else 200,
         response=response,
-        last_step=step,
-        metering=CallMetering(
-            step_id=step.id,
-            http_status=200,
-            error_code=ending.error.type.value if isinstance(ending, Failed) else None,
-            started_ago_s=2.0,
-            first_token_ago_s=1.5,
-        ),
+        ended=(EndedStep(step=step, metering=make_metering(ending)),),
         event_log=FRAMES if new.request.store else None,
         last_sequence_number=9,
     )
 
 
+def make_metering(ending: Ending = ENDINGS[0]) -> CallMetering:
+    """What is recorded of a call that ended a response as *ending*."""
+    return CallMetering(
+        route=ROUTE,
+        http_status=200,
+        error_code=ending.error.type.value if isinstance(ending, Failed) else None,
+        started_ago_s=2.0,
+        first_token_ago_s=1.5,
+    )
+
+
+def last_step(finished: FinishedResponse) -> Step:
+    """The one step that *finished* ends."""
+    (ended,) = finished.ended
+    return ended.step
+
+
+def with_result(finished: FinishedResponse, result: ModelTurn) -> FinishedResponse:
+    """*finished* with another turn in its one step."""
+    (ended,) = finished.ended
+    step = attrs.evolve(ended.step, result=result)
+    return attrs.evolve(finished, ended=(attrs.evolve(ended, step=step),))
+
+
+def model_step(new: NewResponse, sequence: int, *, parent: Step | None = None) -> Step:
+    """A model call of *new* about to be made; its id follows from its sequence."""
+    return Step(
+        id=new.first_step_id if sequence == 1 else UUID(int=new.response_id.int ^ (sequence << 64)),
+        sequence=sequence,
+        descriptor=ModelCall(),
+        state=StepState.PROCESSING,
+        parent_step_id=parent.id if parent is not None else None,
+    )
+
+
+def tool_step(new: NewResponse, sequence: int, arguments: str = "{}") -> Step:
+    """A tool call of *new* about to be made; its id follows from its sequence."""
+    descriptor = ToolCall(call_id=f"call_{sequence}", name="search", arguments=arguments)
+    return attrs.evolve(model_step(new, sequence), descriptor=descriptor)
+
+
+def ended_model(step: Step, *texts: str) -> EndedStep:
+    """A model call that said *texts*."""
+    output = TurnOutput(step_id=step.id, first_output_index=0, kind_of=lambda _: CallKind.SERVER)
+    for text in texts:
+        output.feed(TextFragment(text))
+    output.close(FinishReason.STOP)
+    turn = ModelTurn(items=output.items(), finish_reason=FinishReason.STOP, usage=USAGE)
+    return EndedStep(step=attrs.evolve(step, state=StepState.COMPLETED, result=turn), metering=make_metering())
+
+
+def ended_tool(step: Step, output: str | None) -> EndedStep:
+    """A tool call that gave *output*, or failed without one."""
+    if output is None:
+        return EndedStep(step=attrs.evolve(step, state=StepState.FAILED, error=TOOL_ERROR), metering=None)
+    ended = attrs.evolve(step, state=StepState.COMPLETED, result=ToolOutput(output=output))
+    return EndedStep(step=ended, metering=None)
+
+
 def _ended_step(new: NewResponse, ending: Ending, answer: Answer) -> Step:
     state, reason, error = _step_end(ending)
-    output = TurnOutput(step_id=new.first_step_id, first_output_index=0)
+    output = TurnOutput(step_id=new.first_step_id, first_output_index=0, kind_of=lambda _: CallKind.FUNCTION)
     for fragment in answer.fragments:
         output.feed(fragment)
     output.close(reason)

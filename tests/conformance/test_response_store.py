@@ -15,11 +15,14 @@ from tests.conformance.responses import (
     USAGE,
     answers,
     endings,
+    last_step,
     make_finished,
+    make_metering,
     make_new,
     make_opening,
     make_request,
     storable_texts,
+    with_result,
 )
 
 from dwctl_trio.domain.assembly import assemble
@@ -132,7 +135,7 @@ async def test_the_stored_chain_assembles_to_the_stored_response(lab, ending):
     chain = await store.read_chain(new.response_id, OWNER)
     stored = await store.read_response(new.response_id, OWNER)
     assert stored is not None
-    assert list(chain) == [finished.last_step]
+    assert list(chain) == [last_step(finished)]
     ended_at = finished.response.completed_at or 0
     assembled = assemble(make_opening(new, finished.response.created_at), chain, ending, ended_at=ended_at)
     assert stored.body == json.encode(render_response(assembled))
@@ -161,7 +164,7 @@ async def test_the_terminal_write_keeps_the_events_and_meters_the_call(lab, endi
     assert (log.frames, log.last_sequence) == (FRAMES, 9)
     assert (record.response_id, record.owner, record.model) == (new.response_id, OWNER, "echo-16")
     assert (record.upstream, record.upstream_model, record.stream) == ("local", "Qwen3", True)
-    assert (record.http_status, record.error_code) == (200, finished.metering.error_code)
+    assert (record.http_status, record.error_code) == (200, make_metering(ending).error_code)
     assert (record.input_tokens, record.output_tokens) == (USAGE.input_tokens, USAGE.output_tokens)
     assert (record.cached_tokens, record.reasoning_tokens) == (USAGE.cached_tokens, None)
     assert new.route.price is not None
@@ -237,10 +240,10 @@ async def test_counts_that_no_table_can_hold_are_a_store_error(lab):
     store, new = lab.open_process(), make_new()
     await store.open_response(new)
     finished = make_finished(new)
-    turn = finished.last_step.result
+    turn = last_step(finished).result
     beyond = attrs.evolve(turn, usage=attrs.evolve(USAGE, input_tokens=2**63))
     with pytest.raises(StoreError):
-        await store.finish_response(attrs.evolve(finished, last_step=attrs.evolve(finished.last_step, result=beyond)))
+        await store.finish_response(with_result(finished, beyond))
     stored = await store.read_response(new.response_id, OWNER)
     assert stored is not None and stored.state is RowState.PROCESSING
 
@@ -391,7 +394,7 @@ def test_any_text_comes_back_as_it_went_in(conformance_dsn, text, answer, ending
         assert stored.body == json.encode(render_response(finished.response))
         assert msgspec.json.decode(stored.body) == render_response(finished.response)
         assert stored.error == finished.response.error
-        assert list(await store.read_chain(new.response_id, OWNER)) == [finished.last_step]
+        assert list(await store.read_chain(new.response_id, OWNER)) == [last_step(finished)]
 
     async def run():
         with trio.fail_after(3 * CALL_S):

@@ -14,14 +14,23 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.conformance.conftest import LIMITS, Lab, MemoryLab, Snapshot, open_postgres_lab
-from tests.conformance.responses import ENDINGS, OWNER, make_finished, make_key, make_new, make_request
+from tests.conformance.responses import (
+    ENDINGS,
+    OWNER,
+    ended_tool,
+    make_finished,
+    make_key,
+    make_new,
+    make_request,
+    tool_step,
+)
 
 from dwctl_trio.domain.errors import DwctlError
 from dwctl_trio.domain.lifecycle import LEASED_STATES, ROW_MOVES, TERMINAL_STATES
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.steps import StepState
-from dwctl_trio.ports import NewResponse
+from dwctl_trio.ports import NewResponse, Progress
 from dwctl_trio.testing.faulty_store import Store
 
 PROCESSES = 3
@@ -65,6 +74,8 @@ COMMANDS = st.one_of(
     acts("open", choices=18),
     acts("finish", choices=2 * len(ENDINGS)),
     acts("finish", choices=len(ENDINGS)),
+    acts("advance", choices=4),
+    acts("take over"),
     acts("renew", choices=2**RESPONSES),
     acts("rescue", choices=2),
     acts("delete", choices=2),
@@ -116,6 +127,15 @@ class Machine:
                 epoch, ending = divmod(act.choice, len(ENDINGS))
                 new = self.news.get(act.response) or _new(response_id, 0)
                 return await store.finish_response(make_finished(new, ENDINGS[ending], epoch=1 + epoch))
+            case "advance":
+                new = self.news.get(act.response) or _new(response_id, 0)
+                call = tool_step(new, 2, "{}")
+                ended, opened = ((ended_tool(call, "found"),), ()) if act.choice % 2 else ((), (call,))
+                write = Progress(new=new, epoch=1 + act.choice // 2, ended=ended, opened=opened)
+                return await store.advance_response(write)
+            case "take over":
+                resumed = await store.take_over(response_id)
+                return resumed and attrs.evolve(resumed, created_at=0, age_s=0.0)
             case "renew":
                 named = {self._id(place) for place in range(RESPONSES) if act.choice >> place & 1}
                 return await store.renew_leases(named)
@@ -157,7 +177,7 @@ def check_ending(snapshot: Snapshot) -> None:
     """I1 as far as one look can tell: a row is under way with an owner, or has ended, once, and its call is metered."""
     for row in snapshot.rows.values():
         assert (row.state in LEASED_STATES) != (row.state in TERMINAL_STATES)
-        (step,) = snapshot.steps_of(row.id)
+        step = min(snapshot.steps_of(row.id), key=lambda step: step.sequence)
         assert (row.state in TERMINAL_STATES) == (step.state is not StepState.PROCESSING)
         assert (row.state in TERMINAL_STATES) == (step.id in snapshot.usage)
         written_by_worker = row.error is None or row.error.type is not ErrorType.STEP_ABANDONED

@@ -20,6 +20,9 @@ from dwctl_trio.domain.events import (
     ContentPartAdded,
     ContentPartDone,
     Event,
+    McpCallCompleted,
+    McpCallFailed,
+    McpCallInProgress,
     OutputItemAdded,
     OutputItemDone,
     ResponseCompleted,
@@ -29,45 +32,55 @@ from dwctl_trio.domain.events import (
     ResponseInProgress,
     ResponseQueued,
     StreamEvent,
+    SubAgentEvent,
 )
-from dwctl_trio.domain.items import ItemStatus, Message, ReasoningPart, TextPart
+from dwctl_trio.domain.items import CallKind, ItemStatus, Message, ReasoningPart, TextPart
 from dwctl_trio.domain.response import Cancelled, Completed, IncompleteReason, ResponseStatus
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.testing import example_runs
-from dwctl_trio.testing.domain_strategies import Run, number, runs, streams
+from dwctl_trio.testing.domain_strategies import runs, streams
 from dwctl_trio.testing.example_runs import (
+    AGENTS,
     CANCELLED,
     ERROR,
     EVERY_KIND,
     EXAMPLE_RUNS,
     FAILED_EMPTY,
     HANDED_OVER,
+    MIXED,
     NEVER_RAN,
+    SIBLINGS,
     SILENT,
+    TOOLS_CANCELLED,
     TWO_TURNS,
     call,
     cut_short,
     opening,
     turn,
 )
+from dwctl_trio.testing.played_runs import Run, number
 
 _TERMINAL = ResponseCompleted | ResponseIncomplete | ResponseFailed
+_OUTCOME = McpCallCompleted | McpCallFailed
 
 
 # -- valid streams
 
 
+@pytest.mark.slow
 @given(run=runs())
 def test_every_stream_that_the_engine_can_emit_is_valid(run: Run) -> None:
     assert check_stream(run.events) is None
 
 
+@pytest.mark.slow
 @given(run=runs())
 def test_a_valid_stream_has_one_terminal_event_and_it_is_the_last(run: Run) -> None:
     terminal = [index for index, numbered in enumerate(run.events) if isinstance(numbered.event, _TERMINAL)]
     assert terminal == [len(run.events) - 1]
 
 
+@pytest.mark.slow
 @given(events=streams(max_fragments=4))
 def test_every_beginning_of_a_valid_stream_is_accepted_as_a_beginning_and_refused_as_a_whole(
     events: tuple[StreamEvent, ...],
@@ -98,10 +111,32 @@ def test_an_item_left_by_a_dead_attempt_may_stand_in_a_completed_response_that_w
     assert check_stream(HANDED_OVER.events) is None
 
 
+def test_a_completed_response_may_have_calls_of_the_server_that_failed_or_were_not_made() -> None:
+    statuses = [item.status for item in SIBLINGS.response.output]
+
+    assert statuses == [ItemStatus.FAILED, ItemStatus.COMPLETED, ItemStatus.INCOMPLETE, ItemStatus.COMPLETED]
+    assert SIBLINGS.response.status is ResponseStatus.COMPLETED
+    assert check_stream(SIBLINGS.events) is None
+
+
+def test_siblings_may_end_in_another_order_than_they_were_called() -> None:
+    ended = [event.event.item_id for event in SIBLINGS.events if isinstance(event.event, _OUTCOME)]
+    assert ended == [SIBLINGS.response.output[1].id, SIBLINGS.response.output[0].id]
+
+
+def test_a_sub_agent_that_is_broken_off_may_leave_its_items_open() -> None:
+    told = [event.event.event for event in TOOLS_CANCELLED.events if isinstance(event.event, SubAgentEvent)]
+
+    assert any(isinstance(event, OutputItemAdded) for event in told)
+    assert not any(isinstance(event, OutputItemDone) for event in told)
+    assert check_stream(TOOLS_CANCELLED.events) is None
+
+
 # -- the checker
 
 
-@given(run=runs(max_fragments=4), place=st.integers(min_value=0))
+@pytest.mark.slow
+@given(run=runs(max_fragments=4, depth=0), place=st.integers(min_value=0))
 def test_a_broken_stream_stays_broken(run: Run, place: int) -> None:
     events = [numbered.event for numbered in run.events]
     place %= len(events)
@@ -170,6 +205,21 @@ def _drop(kind: type[Event]) -> _Edit:
     return drop
 
 
+def _replace(kind: type[Event], make: Callable[[Any], Event]) -> _Edit:
+    def replace(events: list[Event]) -> list[Event]:
+        place = next(index for index, event in enumerate(events) if isinstance(event, kind))
+        return [*events[:place], make(events[place]), *events[place + 1 :]]
+
+    return replace
+
+
+def _repeat_at_the_end(kind: type[Event]) -> _Edit:
+    def repeat(events: list[Event]) -> list[Event]:
+        return [*events[:-1], next(event for event in events if isinstance(event, kind)), events[-1]]
+
+    return repeat
+
+
 def _empty_completed_message(events: list[Event]) -> list[Event]:
     opened = Message(id="msg_1", status=ItemStatus.IN_PROGRESS)
     closed = Message(id="msg_1", status=ItemStatus.COMPLETED)
@@ -223,6 +273,7 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
     ("other_id", Rule.IDENTITY, SILENT, _edit(ResponseInProgress, response__id=UUID(int=8))),
     ("other_time", Rule.IDENTITY, SILENT, _edit(ResponseInProgress, response__created_at=101)),
     ("other_request", Rule.IDENTITY, SILENT, _edit(ResponseCompleted, response__request=_OTHER_REQUEST)),
+    ("other_tools", Rule.IDENTITY, SILENT, _edit(ResponseCompleted, response__tools=())),
     ("index_skipped", Rule.ITEM_ADDED, EVERY_KIND, _edit(OutputItemAdded, output_index=1)),
     ("added_done", Rule.ITEM_ADDED, EVERY_KIND, _edit(OutputItemAdded, item__status=ItemStatus.COMPLETED)),
     ("added_full", Rule.ITEM_ADDED, TWO_TURNS, _edit(OutputItemAdded, item__arguments="{}")),
@@ -235,6 +286,9 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
     ("no_content_done", Rule.ITEM_ORDER, EVERY_KIND, _drop(ContentDone)),
     ("no_part_done", Rule.ITEM_ORDER, EVERY_KIND, _drop(ContentPartDone)),
     ("no_arguments_done", Rule.ITEM_ORDER, TWO_TURNS, _drop(ArgumentsDone)),
+    ("no_call_in_progress", Rule.ITEM_ORDER, TWO_TURNS, _drop(McpCallInProgress)),
+    ("call_outcome_twice", Rule.ITEM_ORDER, TWO_TURNS, _repeat_at_the_end(McpCallCompleted)),
+    ("call_progress_twice", Rule.ITEM_ORDER, TWO_TURNS, _repeat_at_the_end(McpCallInProgress)),
     ("part_index", Rule.PART_ADDED, EVERY_KIND, _edit(ContentPartAdded, content_index=1)),
     ("text_in_reasoning", Rule.PART_ADDED, EVERY_KIND, _edit(ContentPartAdded, part=TextPart(text=""))),
     ("part_with_text", Rule.PART_ADDED, EVERY_KIND, _edit(ContentPartAdded, part__text="a")),
@@ -242,6 +296,8 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
     ("empty_arguments", Rule.DELTA, EVERY_KIND, _edit(ArgumentsDelta, delta="")),
     ("delta_kind", Rule.DELTA, EVERY_KIND, _edit(ContentDelta, kind=ContentKind.TEXT)),
     ("delta_place", Rule.DELTA, EVERY_KIND, _edit(ContentDelta, content_index=1)),
+    ("arguments_kind", Rule.DELTA, TWO_TURNS, _edit(ArgumentsDelta, kind=CallKind.FUNCTION)),
+    ("done_kind", Rule.DONE, TWO_TURNS, _edit(ArgumentsDone, kind=CallKind.CUSTOM)),
     ("done_text", Rule.DONE, EVERY_KIND, _edit(ContentDone, text="other")),
     ("done_part", Rule.DONE, EVERY_KIND, _edit(ContentPartDone, part__text="other")),
     ("done_arguments", Rule.DONE, EVERY_KIND, _edit(ArgumentsDone, arguments="other")),
@@ -252,6 +308,22 @@ _RULE_EXAMPLES: Sequence[tuple[str, Rule, Run, _Edit]] = [
     ("item_other_part", Rule.ITEM_DONE, EVERY_KIND, _edit(OutputItemDone, item__content=(ReasoningPart(text="m"),))),
     ("item_other_arguments", Rule.ITEM_DONE, TWO_TURNS, _edit(OutputItemDone, item__arguments="{")),
     ("item_other_call", Rule.ITEM_DONE, TWO_TURNS, _edit(OutputItemDone, item__call_id="call_9")),
+    ("no_call_outcome", Rule.ITEM_DONE, TWO_TURNS, _drop(McpCallCompleted)),
+    (
+        "other_call_outcome",
+        Rule.ITEM_DONE,
+        TWO_TURNS,
+        _replace(McpCallCompleted, lambda event: McpCallFailed(event.output_index, event.item_id)),
+    ),
+    ("call_without_output", Rule.ITEM_DONE, TWO_TURNS, _edit(OutputItemDone, item__output=None)),
+    ("completed_call_with_error", Rule.ITEM_DONE, TWO_TURNS, _edit(OutputItemDone, item__error="no")),
+    ("call_not_made_with_output", Rule.ITEM_DONE, SIBLINGS, _edit(OutputItemDone, item__output="x")),
+    ("call_not_made_completed", Rule.ITEM_DONE, SIBLINGS, _edit(OutputItemDone, item__status=ItemStatus.COMPLETED)),
+    ("clients_call_failed", Rule.ITEM_DONE, MIXED, _edit(OutputItemDone, item__status=ItemStatus.FAILED)),
+    ("agent_of_no_call", Rule.SUB_AGENT, AGENTS, _edit(SubAgentEvent, item_id="mcp_9")),
+    ("agent_of_another_name", Rule.SUB_AGENT, AGENTS, _edit(SubAgentEvent, agent_name="search")),
+    ("agent_after_its_call", Rule.SUB_AGENT, AGENTS, _repeat_at_the_end(SubAgentEvent)),
+    ("agents_own_index", Rule.ITEM_ADDED, AGENTS, _edit(SubAgentEvent, event__output_index=1)),
     ("empty_message", Rule.ITEM_DONE, SILENT, _empty_completed_message),
     ("empty_part", Rule.ITEM_DONE, SILENT, _empty_completed_part),
     ("open_item", Rule.OPEN_ITEM, TWO_TURNS, _drop(OutputItemDone)),
@@ -303,6 +375,19 @@ def test_two_items_cannot_share_an_id() -> None:
 
     assert violation is not None
     assert violation.rule is Rule.ITEM_ADDED
+
+
+def test_a_sub_agents_item_cannot_have_the_id_of_one_of_the_responses() -> None:
+    events = [numbered.event for numbered in AGENTS.events]
+    taken = AGENTS.response.output[1].id
+    place = next(index for index, event in enumerate(events) if isinstance(event, SubAgentEvent))
+    added = events[place].event
+
+    events[place] = attrs.evolve(events[place], event=attrs.evolve(added, item=attrs.evolve(added.item, id=taken)))
+    violation = check_stream(number(events))
+
+    assert violation is not None
+    assert (violation.rule, violation.index) == (Rule.ITEM_ADDED, place)
 
 
 def test_an_incomplete_item_may_be_empty_for_it_was_cut_before_its_first_delta() -> None:

@@ -6,14 +6,15 @@ output from item events only, never from a snapshot.
 A mutant that passes both the grammar and the fold must *say the same*, which means exactly one of:
 
 1. Its item events are interleaved differently, each item's own events in their own order, and text is cut into
-   deltas differently. The sequence of snapshots and the order in which items were added are the original's.
+   deltas differently. The sequence of snapshots and the order in which items were added are the original's; so it is
+   for the items of each sub-agent.
 2. It lacks the ``ResponseInProgress`` of a queued response that failed or was cancelled without output and usage:
    whether work had begun is not told.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -27,6 +28,9 @@ from dwctl_trio.domain.events import (
     ContentDelta,
     ContentPartAdded,
     Event,
+    ItemEvent,
+    McpCallCompleted,
+    McpCallFailed,
     OutputItemAdded,
     OutputItemDone,
     ResponseCompleted,
@@ -35,11 +39,24 @@ from dwctl_trio.domain.events import (
     ResponseIncomplete,
     ResponseInProgress,
     ResponseQueued,
+    SubAgentEvent,
 )
-from dwctl_trio.domain.items import FunctionCall
+from dwctl_trio.domain.items import McpCall, ToolCallItem
 from dwctl_trio.domain.response import ResponseStatus
-from dwctl_trio.testing.domain_strategies import Run, number, runs
-from dwctl_trio.testing.example_runs import CANCELLED, EVERY_KIND, FAILED_EMPTY, HANDED_OVER, NEVER_RAN, TWO_TURNS
+from dwctl_trio.testing.domain_strategies import runs
+from dwctl_trio.testing.example_runs import (
+    AGENTS,
+    CANCELLED,
+    EVERY_KIND,
+    FAILED_EMPTY,
+    HANDED_OVER,
+    MIXED,
+    NEVER_RAN,
+    SIBLINGS,
+    TOOLS_CANCELLED,
+    TWO_TURNS,
+)
+from dwctl_trio.testing.played_runs import Run, number
 from dwctl_trio.testing.stream_mutants import MutantKind, mutants
 
 _TERMINAL = ResponseCompleted | ResponseIncomplete | ResponseFailed
@@ -51,9 +68,13 @@ def test_every_mutant_of_a_valid_stream_is_noticed_unless_it_says_the_same() -> 
     noticed: Counter[tuple[MutantKind, str]] = Counter()
     rules: set[Rule] = set()
 
-    @given(run=runs(max_fragments=3))
+    @given(run=runs(max_fragments=2, depth=0))
     @example(run=EVERY_KIND)
     @example(run=TWO_TURNS)
+    @example(run=SIBLINGS)
+    @example(run=MIXED)
+    @example(run=AGENTS)
+    @example(run=TOOLS_CANCELLED)
     @example(run=HANDED_OVER)
     @example(run=FAILED_EMPTY)
     @example(run=CANCELLED)
@@ -87,50 +108,74 @@ def _print_table(noticed: Counter[tuple[MutantKind, str]]) -> None:
         sys.stdout.write(f"{kind:14}{counts}\n")
 
 
+def _outputs(events: Iterable[Event]) -> dict[tuple[str, str], list[ItemEvent]]:
+    """The item events of the response, and those of each sub-agent under its item and name."""
+    outputs: dict[tuple[str, str], list[ItemEvent]] = {("", ""): []}
+    for event in events:
+        match event:
+            case SubAgentEvent(name, item_id, inner):
+                outputs.setdefault((item_id, name), []).append(inner)
+            case _ if not isinstance(event, _SNAPSHOT):
+                outputs["", ""].append(event)
+    return outputs
+
+
 def _meaning(events: Sequence[Event]) -> object:
     """What *events* add up to for a client: output from item events alone, the outcome from the terminal event."""
+    outcome = [attrs.evolve(event.response, output=()) for event in events if isinstance(event, _TERMINAL)]
+    return {key: _add_up(output) for key, output in _outputs(events).items()}, outcome
+
+
+def _add_up(events: Sequence[ItemEvent]) -> list[list[Any]]:
     items: dict[int, list[Any]] = {}
     for event in events:
         match event:
-            case OutputItemAdded(index, FunctionCall() as call):
-                items[index] = [FunctionCall, call.id, call.call_id, call.name, "", None]
+            case OutputItemAdded(index, item) if isinstance(item, ToolCallItem):
+                items[index] = [type(item), item.id, item.call_id, item.name, "", None, None]
             case OutputItemAdded(index, item):
-                items[index] = [type(item), item.id, [], None]
+                items[index] = [type(item), item.id, [], None, None]
             case ContentPartAdded(index, _, _, part):
                 items[index][2].append([type(part), ""])
             case ContentDelta(_, index, _, content_index, delta):
                 items[index][2][content_index][1] += delta
-            case ArgumentsDelta(index, _, delta):
+            case ArgumentsDelta(_, index, _, delta):
                 items[index][4] += delta
+            case McpCallCompleted(index) | McpCallFailed(index):
+                items[index][-2] = type(event)
             case OutputItemDone(index, item):
-                items[index][-1] = item.status
-    outcome = [attrs.evolve(event.response, output=()) for event in events if isinstance(event, _TERMINAL)]
-    return [items[index] for index in sorted(items)], outcome
+                outcome = (item.output, item.error) if isinstance(item, McpCall) else None
+                items[index][-1] = item.status, outcome
+    return [items[index] for index in sorted(items)]
 
 
-def _told_orders(events: Sequence[Event]) -> tuple[list[Event], list[Event], dict[int, list[Event]]]:
-    """The snapshots, the added items, and each item's own events with the text of its deltas joined."""
+_Orders = tuple[list[Event], dict[tuple[str, str], tuple[list[ItemEvent], dict[int, list[ItemEvent]]]]]
+
+
+def _told_orders(events: Sequence[Event]) -> _Orders:
+    """The snapshots, and of each output the added items, and each item's own events with its deltas joined."""
     snapshots = [event for event in events if isinstance(event, _SNAPSHOT)]
-    added = [event for event in events if isinstance(event, OutputItemAdded)]
-    own: dict[int, list[Event]] = {event.output_index: [] for event in added}
+    return snapshots, {key: _told_of(output) for key, output in _outputs(events).items()}
+
+
+def _told_of(events: Sequence[ItemEvent]) -> tuple[list[ItemEvent], dict[int, list[ItemEvent]]]:
+    added: list[ItemEvent] = [event for event in events if isinstance(event, OutputItemAdded)]
+    own: dict[int, list[ItemEvent]] = {event.output_index: [] for event in added}
     for event in events:
-        if isinstance(event, _SNAPSHOT):
-            continue
         told = own[event.output_index]
         last = told[-1] if told else None
         if isinstance(event, ContentDelta | ArgumentsDelta) and type(last) is type(event):
             told[-1] = attrs.evolve(last, delta=last.delta + event.delta)
         else:
             told.append(event)
-    return snapshots, added, own
+    return added, own
 
 
-def _said_the_same(orders: tuple[list[Event], list[Event], dict[int, list[Event]]], run: Run) -> list[object]:
+def _said_the_same(orders: _Orders, run: Run) -> list[_Orders]:
     """The orders that a mutant with the original's meaning may have: points 1 and 2 of this module's docstring."""
-    snapshots, added, own = orders
+    snapshots, outputs = orders
     queued = run.opening.status is ResponseStatus.QUEUED
     ended_early = run.response.status in {ResponseStatus.FAILED, ResponseStatus.CANCELLED}
-    if queued and ended_early and not added and run.response.usage is None:
+    if queued and ended_early and not run.response.output and run.response.usage is None:
         unbegun = [event for event in snapshots if not isinstance(event, ResponseInProgress)]
-        return [orders, (unbegun, added, own)]
+        return [orders, (unbegun, outputs)]
     return [orders]

@@ -1,389 +1,318 @@
-"""The loop's decision: a toy loop plays scripts of model turns, crashes anywhere and must come to the same end."""
+"""One decision at a time: what follows from a chain, what a turn may do, and what becomes of a step that was cut off.
 
-from collections.abc import Sequence
+What holds for whole loops is in ``test_loop_decisions.py``.
+"""
+
 from uuid import UUID
 
 import attrs
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from dwctl_trio.domain.items import FunctionCall, ItemStatus, Message
-from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
-from dwctl_trio.domain.response import Cancelled, Completed, Ending, ErrorType, Failed, Incomplete, IncompleteReason
-from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall, ToolOutput
-from dwctl_trio.domain.transitions import Action, AppendSteps, Finish, next_action
-from dwctl_trio.domain.turn import FinishReason, ModelTurn
-from dwctl_trio.testing.domain_strategies import ABANDONED, TOOL_NAMES, chains
-from dwctl_trio.testing.example_runs import ERROR
-
-_SERVER_TOOLS = frozenset({"search", "run_code"})
-_OPEN = {StepState.PENDING, StepState.PROCESSING}
-
-
-@attrs.frozen(kw_only=True)
-class _Scene:
-    """What the model does when it is asked once more, and how the tools it calls fare."""
-
-    calls: tuple[str, ...] = ()
-    reason: FinishReason = FinishReason.TOOL_CALLS
-    fails: bool = False
-    """The model call itself fails."""
-    failing_tools: bool = False
-    last_tool_first: bool = False
-    """In which order parallel tools end."""
-
-
-_Script = tuple[_Scene, ...]
-"""Played over and over, so that only a script with an answer ends by itself."""
-
-
-def _scripts() -> st.SearchStrategy[_Script]:
-    calls = st.lists(st.sampled_from(TOOL_NAMES), max_size=3).map(tuple)
-    scenes = st.builds(
-        _Scene,
-        calls=calls,
-        reason=st.sampled_from(FinishReason),
-        fails=st.sampled_from([False, False, False, True]),
-        failing_tools=st.booleans(),
-        last_tool_first=st.booleans(),
-    )
-    server_round = st.builds(
-        _Scene, calls=st.lists(st.sampled_from(sorted(_SERVER_TOOLS)), min_size=1, max_size=3).map(tuple)
-    )
-    return st.lists(server_round | scenes, min_size=1, max_size=4).map(tuple)
-
-
-class _Crashed(Exception):
-    """The process died right after a write."""
-
-
-class _ToyLoop:
-    """Appends, fires and ends steps as the engine does; the chain is all that survives a crash."""
-
-    def __init__(self, script: _Script, limits: Limits) -> None:
-        self.chain: list[Step] = []
-        self.writes = 0
-        """Writes of the present process."""
-        self._script = script
-        self._limits = limits
-        self._dies_after: int | None = None
-
-    def run(self, *, dies_after: int | None = None) -> Ending:
-        self.writes, self._dies_after = 0, dies_after
-        while True:
-            match self.decide():
-                case Finish(ending):
-                    return ending
-                case AppendSteps(descriptors):
-                    first = len(self.chain)
-                    for sequence, descriptor in enumerate(descriptors, start=first + 1):
-                        step = Step(
-                            id=UUID(int=sequence), sequence=sequence, descriptor=descriptor, state=StepState.PENDING
-                        )
-                        self.chain.append(step)
-                    self._wrote()
-                    self._fire(range(first, len(self.chain)))
-
-    def decide(self) -> Action:
-        return next_action(tuple(self.chain), server_tools=_SERVER_TOOLS, limits=self._limits)
-
-    def abandon_open_steps(self) -> None:
-        """What a rescuer does: an open step failed, a model call keeps the part it had."""
-        for place, step in enumerate(self.chain):
-            if step.state in _OPEN:
-                part = (Message(id=f"msg_{place}", status=ItemStatus.INCOMPLETE),)
-                turn = ModelTurn(items=part, finish_reason=None, usage=None)
-                result = turn if isinstance(step.descriptor, ModelCall) else None
-                self.chain[place] = attrs.evolve(step, state=StepState.FAILED, error=ABANDONED, result=result)
-
-    def _fire(self, places: Sequence[int]) -> None:
-        for place in places:
-            self.chain[place] = attrs.evolve(self.chain[place], state=StepState.PROCESSING)
-            self._wrote()
-        scene = self._scene()
-        for place in reversed(places) if scene.last_tool_first else places:
-            step = self.chain[place]
-            self.chain[place] = (
-                self._ended_model(step) if isinstance(step.descriptor, ModelCall) else _ended_tool(step, scene)
-            )
-            self._wrote()
-
-    def _scene(self) -> _Scene:
-        asked = len(_turns(self.chain))
-        last_is_model = isinstance(self.chain[-1].descriptor, ModelCall)
-        return self._script[(asked if last_is_model else asked - 1) % len(self._script)]
-
-    def _ended_model(self, step: Step) -> Step:
-        scene = self._scene()
-        if scene.fails:
-            return attrs.evolve(step, state=StepState.FAILED, error=ERROR)
-        number = len(_turns(self.chain))
-        words = Message(id=f"msg_{number}", status=ItemStatus.COMPLETED)
-        calls = tuple(
-            FunctionCall(
-                id=f"fc_{number}_{place}",
-                status=ItemStatus.COMPLETED,
-                call_id=f"call_{place}",
-                name=name,
-                arguments="{}",
-            )
-            for place, name in enumerate(scene.calls)
-        )
-        turn = ModelTurn(items=(words, *calls), finish_reason=scene.reason, usage=None)
-        return attrs.evolve(step, state=StepState.COMPLETED, result=turn)
-
-    def _wrote(self) -> None:
-        self.writes += 1
-        if self.writes == self._dies_after:
-            raise _Crashed
-
-
-def _ended_tool(step: Step, scene: _Scene) -> Step:
-    if scene.failing_tools:
-        return attrs.evolve(step, state=StepState.FAILED, error=ERROR)
-    return attrs.evolve(step, state=StepState.COMPLETED, result=ToolOutput(output="found"))
-
-
-def _turns(chain: Chain) -> list[ModelTurn]:
-    return [step.result for step in chain if isinstance(step.result, ModelTurn) and step.state is StepState.COMPLETED]
-
-
-def _conversation(chain: Chain) -> list[tuple[ModelTurn, list[str]]]:
-    """Each whole turn with the calls that the server answered after it, in order of their ids."""
-    conversation: list[tuple[ModelTurn, list[str]]] = []
-    for step in chain:
-        if isinstance(step.descriptor, ToolCall):
-            if step.state not in _OPEN:
-                conversation[-1][1].append(step.descriptor.call_id)
-        elif step.state is StepState.COMPLETED and isinstance(step.result, ModelTurn):
-            conversation.append((step.result, []))
-    return [(turn, sorted(answered)) for turn, answered in conversation]
-
-
-def _run_with_crashes(
-    script: _Script, limits: Limits, crashes: Sequence[int], *, rescued: bool
-) -> tuple[Ending, _ToyLoop]:
-    loop = _ToyLoop(script, limits)
-    for dies_after in crashes:
-        try:
-            return loop.run(dies_after=dies_after), loop
-        except _Crashed:
-            if rescued:
-                loop.abandon_open_steps()
-    return loop.run(), loop
-
-
-def _limits() -> st.SearchStrategy[Limits]:
-    return st.integers(1, 4).map(lambda turns: attrs.evolve(DEFAULT_LIMITS, turns=turns))
-
-
-_ANSWER = _Scene(reason=FinishReason.STOP)
-
-
-# -- resume
-
-
-@given(script=_scripts(), limits=_limits())
-@example(script=(_Scene(calls=("search", "run_code")), _ANSWER), limits=DEFAULT_LIMITS)
-@example(script=(_Scene(calls=("search", "get_weather"), last_tool_first=True),), limits=DEFAULT_LIMITS)
-def test_a_crash_after_any_write_leads_to_the_same_end(script: _Script, limits: Limits) -> None:
-    ending, undisturbed = _run_with_crashes(script, limits, [], rescued=False)
-    for dies_after in range(1, undisturbed.writes + 1):
-        for rescued in (False, True):
-            again, loop = _run_with_crashes(script, limits, [dies_after], rescued=rescued)
-
-            assert again == ending
-            assert _conversation(loop.chain) == _conversation(undisturbed.chain)
-
-
-@given(script=_scripts(), limits=_limits(), crashes=st.lists(st.integers(1, 12), max_size=8), rescued=st.booleans())
-def test_any_number_of_crashes_leads_to_the_same_end(
-    script: _Script, limits: Limits, crashes: list[int], rescued: bool
-) -> None:
-    ending, undisturbed = _run_with_crashes(script, limits, [], rescued=rescued)
-
-    again, loop = _run_with_crashes(script, limits, crashes, rescued=rescued)
-
-    assert again == ending
-    assert _conversation(loop.chain) == _conversation(undisturbed.chain)
-
-
-@given(script=_scripts(), limits=_limits(), crashes=st.lists(st.integers(1, 12), max_size=8), rescued=st.booleans())
-def test_every_call_of_the_server_is_answered_once_before_the_model_is_asked_again(
-    script: _Script, limits: Limits, crashes: list[int], rescued: bool
-) -> None:
-    ending, loop = _run_with_crashes(script, limits, crashes, rescued=rescued)
-
-    conversation = _conversation(loop.chain)
-    for number, (turn, answered) in enumerate(conversation, start=1):
-        calls = [item for item in turn.items if isinstance(item, FunctionCall) and item.name in _SERVER_TOOLS]
-        over = number == len(conversation) and isinstance(ending, Incomplete)
-        assert answered == ([] if over else [call.call_id for call in calls])
-
-
-# -- bounds
-
-
-@given(script=_scripts(), limits=_limits(), crashes=st.lists(st.integers(1, 12), max_size=8), rescued=st.booleans())
-def test_the_model_has_at_most_its_turns_however_often_it_was_interrupted(
-    script: _Script, limits: Limits, crashes: list[int], rescued: bool
-) -> None:
-    _, loop = _run_with_crashes(script, limits, crashes, rescued=rescued)
-    assert len(_turns(loop.chain)) <= limits.turns
-
-
-@given(script=_scripts(), steps=st.integers(1, 12), rescued=st.booleans())
-def test_even_endless_crashes_end_at_the_limit_of_steps(script: _Script, steps: int, rescued: bool) -> None:
-    limits = attrs.evolve(DEFAULT_LIMITS, steps=steps)
-
-    _, loop = _run_with_crashes(script, limits, [1] * (steps + 1), rescued=rescued)
-
-    assert len(loop.chain) <= steps
-
-
-def test_the_answer_in_the_last_turn_is_still_given() -> None:
-    script = (_Scene(calls=("search",)), _ANSWER)
-
-    ending, _ = _run_with_crashes(script, attrs.evolve(DEFAULT_LIMITS, turns=2), [], rescued=False)
-
-    assert ending == Completed()
-
-
-@pytest.mark.parametrize(("steps", "answers"), [(3, True), (2, False)])
-def test_the_last_step_that_is_allowed_is_taken(steps: int, answers: bool) -> None:
-    script = (_Scene(calls=("search",)), _ANSWER)
-
-    ending, loop = _run_with_crashes(script, attrs.evolve(DEFAULT_LIMITS, steps=steps), [], rescued=False)
-
-    assert (ending == Completed()) is answers
-    assert len(loop.chain) == steps
-
-
-def test_a_turn_too_many_is_refused() -> None:
-    script = (_Scene(calls=("search",)), _ANSWER)
-
-    ending, loop = _run_with_crashes(script, attrs.evolve(DEFAULT_LIMITS, turns=1), [], rescued=False)
-
-    assert isinstance(ending, Failed)
-    assert ending.error.type is ErrorType.MAX_ITERATIONS_EXCEEDED
-    assert len(loop.chain) == 2
-
-
-# -- any chain at all
-
-
-@given(chain=chains(), steps=st.integers(1, 12), turns=st.integers(1, 4))
-def test_every_chain_is_decided_alike_each_time_and_within_bounds(chain: Chain, steps: int, turns: int) -> None:
-    limits = attrs.evolve(DEFAULT_LIMITS, steps=steps, turns=turns)
-
-    action = next_action(chain, server_tools=_SERVER_TOOLS, limits=limits)
-
-    assert action == next_action(tuple(chain), server_tools=set(_SERVER_TOOLS), limits=limits)
-    if isinstance(action, AppendSteps):
-        assert action.descriptors
-        assert len(chain) + len(action.descriptors) <= steps
-        assert action.descriptors == (ModelCall(),) or all(
-            isinstance(descriptor, ToolCall) and descriptor.name in _SERVER_TOOLS for descriptor in action.descriptors
-        )
-
-
-@given(script=_scripts(), limits=_limits())
-def test_the_loop_ends_at_its_first_finish_and_nowhere_before(script: _Script, limits: Limits) -> None:
-    ending, loop = _run_with_crashes(script, limits, [], rescued=False)
-    whole = tuple(loop.chain)
-
-    assert loop.decide() == loop.decide() == Finish(ending)
-    length = 0
-    while length < len(whole):
-        action = next_action(whole[:length], server_tools=_SERVER_TOOLS, limits=limits)
-        assert isinstance(action, AppendSteps)
-        following = whole[length : length + len(action.descriptors)]
-        assert action.descriptors == tuple(step.descriptor for step in following)
-        length += len(following)
-
-
-_CANCELLED_TOOL = (
-    Step(
-        id=UUID(int=1),
-        sequence=1,
-        descriptor=ModelCall(),
-        state=StepState.COMPLETED,
-        result=ModelTurn(
-            items=(FunctionCall(id="fc_1", status=ItemStatus.COMPLETED, call_id="call_0", name="search"),),
-            finish_reason=FinishReason.TOOL_CALLS,
-            usage=None,
-        ),
-    ),
-    Step(
-        id=UUID(int=2),
-        sequence=2,
-        descriptor=ToolCall(call_id="call_0", name="search", arguments=""),
-        state=StepState.CANCELED,
-    ),
+from hypothesis import given
+
+from dwctl_trio.domain.items import CALL_TYPES, CallKind, ItemStatus
+from dwctl_trio.domain.limits import DEFAULT_LIMITS
+from dwctl_trio.domain.response import (
+    Cancelled,
+    Completed,
+    Ending,
+    ErrorCode,
+    ErrorType,
+    Failed,
+    Incomplete,
+    IncompleteReason,
+    ResponseError,
 )
+from dwctl_trio.domain.steps import ModelCall, Step, StepState, ToolCall, ToolOutput
+from dwctl_trio.domain.tools import ChoiceMode, ToolChoice
+from dwctl_trio.domain.transitions import (
+    ABANDONED_CALL,
+    ABANDONED_TURN,
+    Action,
+    AppendSteps,
+    Finish,
+    TurnPlan,
+    calls_left,
+    next_action,
+    output_tokens_left,
+    plan_turn,
+    recover_step,
+)
+from dwctl_trio.domain.turn import FinishReason, ModelTurn
+from dwctl_trio.domain.usage import Usage
+from dwctl_trio.testing.domain_strategies import runs
+from dwctl_trio.testing.example_runs import opening
+from dwctl_trio.testing.played_runs import CATALOG, OFFERED_TOOLS, Run
+from dwctl_trio.testing.toy_loop import MODEL_FAILURE, Play, Scene, play
+
+_REQUEST = opening().request
+_ANSWER = Scene(reason=FinishReason.STOP)
 
 
-@given(chain=chains())
-@example(chain=_CANCELLED_TOOL)
-def test_a_cancelled_step_of_any_kind_ends_the_response_as_cancelled(chain: Chain) -> None:
-    action = next_action(chain, server_tools=_SERVER_TOOLS, limits=DEFAULT_LIMITS)
-
-    assert (action == Finish(Cancelled())) is any(step.state is StepState.CANCELED for step in chain)
+def _decide(*chain: Step, max_tool_calls: int | None = None, tree: tuple[Step, ...] | None = None) -> Action:
+    request = attrs.evolve(_REQUEST, max_tool_calls=max_tool_calls)
+    return next_action(chain, request=request, limits=DEFAULT_LIMITS, tree=tree)
 
 
-# -- one case each
+def _turn(
+    *kinds: CallKind,
+    sequence: int = 1,
+    reason: FinishReason = FinishReason.TOOL_CALLS,
+    status: ItemStatus = ItemStatus.IN_PROGRESS,
+    tokens: int | None = None,
+) -> Step:
+    calls = [
+        CALL_TYPES[kind](id=f"x_{place}", status=status, call_id=f"call_{place}", name="search", arguments="{}")
+        for place, kind in enumerate(kinds)
+    ]
+    usage = None if tokens is None else Usage(input_tokens=1, output_tokens=tokens)
+    turn = ModelTurn(items=tuple(calls), finish_reason=reason, usage=usage)
+    state = StepState.COMPLETED
+    return Step(id=UUID(int=sequence), sequence=sequence, descriptor=ModelCall(), state=state, result=turn)
+
+
+def _tool(place: int, *, sequence: int, state: StepState = StepState.COMPLETED, name: str = "search") -> Step:
+    return Step(
+        id=UUID(int=sequence),
+        sequence=sequence,
+        descriptor=ToolCall(call_id=f"call_{place}", name=name, arguments="{}"),
+        state=state,
+        result=ToolOutput(output="found") if state is StepState.COMPLETED else None,
+        error=ABANDONED_CALL if state is StepState.FAILED else None,
+    )
+
+
+# -- what follows
 
 
 def test_an_empty_chain_asks_the_model() -> None:
-    action = next_action((), server_tools=_SERVER_TOOLS, limits=DEFAULT_LIMITS)
-    assert action == AppendSteps((ModelCall(),))
+    assert _decide() == AppendSteps((ModelCall(),))
 
 
 @pytest.mark.parametrize(
     ("scene", "ending"),
     [
         pytest.param(_ANSWER, Completed(), id="answer"),
-        pytest.param(_Scene(calls=("get_weather",)), Completed(), id="client call"),
-        pytest.param(_Scene(calls=("search", "get_weather")), Completed(), id="server and client call"),
-        pytest.param(_Scene(fails=True), Failed(error=ERROR), id="failure"),
+        pytest.param(Scene(calls=("get_weather",)), Completed(), id="client call"),
+        pytest.param(Scene(calls=("search", "get_weather")), Completed(), id="server and client call"),
+        pytest.param(Scene(fails=True), Failed(error=MODEL_FAILURE), id="failure"),
         pytest.param(
-            _Scene(calls=("search",), reason=FinishReason.LENGTH),
+            Scene(calls=("search",), reason=FinishReason.LENGTH),
             Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS),
             id="length",
         ),
         pytest.param(
-            _Scene(reason=FinishReason.CONTENT_FILTER),
+            Scene(reason=FinishReason.CONTENT_FILTER),
             Incomplete(reason=IncompleteReason.CONTENT_FILTER),
             id="filter",
         ),
     ],
 )
-def test_one_scene_leads_to_its_end(scene: _Scene, ending: Ending) -> None:
-    assert _run_with_crashes((scene,), DEFAULT_LIMITS, [], rescued=False)[0] == ending
+def test_one_scene_leads_to_its_end(scene: Scene, ending: Ending) -> None:
+    assert play(Play(script=(scene,)))[0] == ending
 
 
-def test_the_servers_own_calls_are_answered_before_the_clients_are_handed_over() -> None:
-    _, loop = _run_with_crashes((_Scene(calls=("get_weather", "search")),), DEFAULT_LIMITS, [], rescued=False)
+def test_the_answer_in_the_last_turn_is_still_given() -> None:
+    script = (Scene(calls=("search",)), _ANSWER)
 
-    assert [step.descriptor for step in loop.chain] == [
-        ModelCall(),
-        ToolCall(call_id="call_1", name="search", arguments="{}"),
-    ]
+    assert play(Play(script=script, limits=attrs.evolve(DEFAULT_LIMITS, turns=2)))[0] == Completed()
 
 
-def test_a_failed_tool_is_an_answer_that_the_model_reads() -> None:
-    script = (_Scene(calls=("search",), failing_tools=True), _ANSWER)
+@pytest.mark.parametrize(("bound", "enough"), [("turns", 2), ("steps", 3), ("tool_calls", 1)])
+def test_what_a_bound_allows_is_done_and_one_more_is_refused(bound: str, enough: int) -> None:
+    script = (Scene(calls=("search",)), _ANSWER)
 
-    ending, loop = _run_with_crashes(script, DEFAULT_LIMITS, [], rescued=False)
+    ending, _ = play(Play(script=script, limits=attrs.evolve(DEFAULT_LIMITS, **{bound: enough})))
+    refused, _ = play(Play(script=script, limits=attrs.evolve(DEFAULT_LIMITS, **{bound: enough - 1})))
 
     assert ending == Completed()
-    assert len(_turns(loop.chain)) == 2
+    assert refused == Failed(
+        error=ResponseError(
+            type=ErrorType.MAX_ITERATIONS_EXCEEDED,
+            code=ErrorCode.SERVER_ERROR,
+            message="The response needs more model turns or steps than this server allows."
+            " Ask for less in one response.",
+        )
+    )
 
 
-def test_an_incomplete_call_is_not_run() -> None:
-    call = FunctionCall(id="fc_1", status=ItemStatus.INCOMPLETE, call_id="call_1", name="search", arguments='{"q')
-    turn = ModelTurn(items=(call,), finish_reason=FinishReason.TOOL_CALLS, usage=None)
-    step = Step(id=UUID(int=1), sequence=1, descriptor=ModelCall(), state=StepState.COMPLETED, result=turn)
+def test_calls_are_made_side_by_side_and_with_their_arguments_as_written() -> None:
+    assert _decide(_turn(CallKind.SERVER, CallKind.FUNCTION, CallKind.SERVER)) == AppendSteps(
+        (
+            ToolCall(call_id="call_0", name="search", arguments="{}"),
+            ToolCall(call_id="call_2", name="search", arguments="{}"),
+        )
+    )
 
-    assert next_action((step,), server_tools=_SERVER_TOOLS, limits=DEFAULT_LIMITS) == Finish(Completed())
+
+@pytest.mark.parametrize("state", [StepState.COMPLETED, StepState.FAILED])
+def test_a_failed_call_is_an_answer_like_any_other(state: StepState) -> None:
+    assert _decide(_turn(CallKind.SERVER), _tool(0, sequence=2, state=state)) == AppendSteps((ModelCall(),))
+
+
+def test_a_call_that_has_no_step_yet_is_made_after_its_siblings() -> None:
+    action = _decide(_turn(CallKind.SERVER, CallKind.SERVER), _tool(0, sequence=2))
+
+    assert action == AppendSteps((ToolCall(call_id="call_1", name="search", arguments="{}"),))
+
+
+def test_an_answer_to_an_earlier_call_of_the_same_id_does_not_count() -> None:
+    again = _turn(CallKind.SERVER, sequence=3)
+
+    action = _decide(_turn(CallKind.SERVER), _tool(0, sequence=2), again)
+
+    assert action == AppendSteps((ToolCall(call_id="call_0", name="search", arguments="{}"),))
+
+
+def test_calls_of_the_server_are_made_even_if_the_model_says_that_it_has_stopped() -> None:
+    assert isinstance(_decide(_turn(CallKind.SERVER, reason=FinishReason.STOP)), AppendSteps)
+
+
+@pytest.mark.parametrize("kind", CallKind)
+def test_an_incomplete_call_is_not_made(kind: CallKind) -> None:
+    assert _decide(_turn(kind, status=ItemStatus.INCOMPLETE)) == Finish(Completed())
+
+
+def test_calls_beyond_the_allowed_number_are_not_made_and_the_model_goes_on() -> None:
+    turn = _turn(CallKind.SERVER, CallKind.SERVER)
+
+    assert _decide(turn, max_tool_calls=1) == AppendSteps((ToolCall(call_id="call_0", name="search", arguments="{}"),))
+    assert _decide(turn, _tool(0, sequence=2), max_tool_calls=1) == AppendSteps((ModelCall(),))
+
+
+def test_a_mixed_turn_is_handed_over_even_if_no_more_calls_are_allowed() -> None:
+    before = (_turn(CallKind.SERVER), _tool(0, sequence=2))
+
+    action = _decide(*before, _turn(CallKind.SERVER, CallKind.FUNCTION, sequence=3), max_tool_calls=1)
+
+    assert action == Finish(Completed())
+
+
+def test_an_abandoned_turn_is_asked_for_again_and_does_not_count_as_one() -> None:
+    abandoned = attrs.evolve(_turn(), state=StepState.FAILED, error=ABANDONED_TURN, result=None)
+
+    action = next_action([abandoned], request=_REQUEST, limits=attrs.evolve(DEFAULT_LIMITS, turns=1), tree=[abandoned])
+
+    assert action == AppendSteps((ModelCall(),))
+
+
+@pytest.mark.slow
+@given(run=runs())
+def test_a_cancelled_step_of_any_kind_ends_its_loop_as_cancelled(run: Run) -> None:
+    chain = [step for step in run.chain if step.parent_step_id is None]
+
+    action = next_action(chain, request=run.opening.request, limits=DEFAULT_LIMITS, tree=run.chain)
+
+    assert (action == Finish(Cancelled())) is any(step.state is StepState.CANCELED for step in chain)
+
+
+def test_a_sub_agent_that_is_broken_off_cancels_nothing_but_itself() -> None:
+    chain = (_turn(CallKind.SERVER), _tool(0, sequence=2, state=StepState.FAILED))
+    inside = attrs.evolve(_turn(sequence=3), state=StepState.CANCELED, parent_step_id=chain[1].id)
+
+    assert _decide(*chain, tree=(*chain, inside)) == AppendSteps((ModelCall(),))
+
+
+# -- what is left
+
+
+def test_calls_are_counted_over_the_whole_tree() -> None:
+    tree = (_turn(CallKind.SERVER), _tool(0, sequence=2), _tool(1, sequence=3, state=StepState.FAILED))
+
+    assert calls_left(tree, _REQUEST) is None
+    assert calls_left(tree, attrs.evolve(_REQUEST, max_tool_calls=3)) == 1
+    assert calls_left(tree, attrs.evolve(_REQUEST, max_tool_calls=1)) == 0
+    assert _decide(_turn(CallKind.SERVER), max_tool_calls=2, tree=tree) == AppendSteps((ModelCall(),))
+
+
+def test_tokens_are_counted_over_all_turns_that_report_them() -> None:
+    tree = (_turn(tokens=7), _turn(sequence=2), _turn(sequence=3, tokens=8))
+
+    assert output_tokens_left(tree, _REQUEST) is None
+    assert output_tokens_left(tree, attrs.evolve(_REQUEST, max_output_tokens=16)) == 1
+    assert output_tokens_left(tree, attrs.evolve(_REQUEST, max_output_tokens=10)) == 0
+    assert output_tokens_left(tree[1:2], attrs.evolve(_REQUEST, max_output_tokens=16)) == 16
+
+
+def test_steps_are_counted_over_the_whole_tree() -> None:
+    tree = (_turn(CallKind.SERVER), _tool(0, sequence=2, state=StepState.PROCESSING))
+
+    for steps, expected in ((3, AppendSteps), (2, Finish)):
+        limits = attrs.evolve(DEFAULT_LIMITS, steps=steps)
+        assert isinstance(next_action((), request=_REQUEST, limits=limits, tree=tree), expected)
+
+
+# -- what a turn may do
+
+_REQUIRED = ToolChoice(mode=ChoiceMode.REQUIRED)
+_CALLED = (_turn(CallKind.SERVER), _tool(0, sequence=2))
+
+
+def _plan(choice: ToolChoice, *chain: Step, max_tool_calls: int | None = None) -> TurnPlan:
+    request = attrs.evolve(_REQUEST, max_tool_calls=max_tool_calls)
+    return plan_turn(chain, tools=OFFERED_TOOLS, choice=choice, request=request, tree=chain)
+
+
+@pytest.mark.parametrize("choice", [ToolChoice(), _REQUIRED, attrs.evolve(_REQUIRED, name="search")])
+def test_the_first_turn_is_asked_as_the_client_asked(choice: ToolChoice) -> None:
+    assert _plan(choice) == TurnPlan(tools=OFFERED_TOOLS, tool_choice=choice, max_output_tokens=None)
+
+
+@pytest.mark.parametrize("name", [None, "search"])
+def test_a_demand_that_was_met_is_not_made_again(name: str | None) -> None:
+    assert _plan(attrs.evolve(_REQUIRED, name=name), *_CALLED).tool_choice == ToolChoice()
+
+
+def test_a_demand_that_a_crash_interrupted_is_made_again() -> None:
+    abandoned = attrs.evolve(_turn(), state=StepState.FAILED, error=ABANDONED_TURN, result=None)
+    assert _plan(_REQUIRED, abandoned).tool_choice == _REQUIRED
+
+
+def test_a_ban_holds_for_every_turn() -> None:
+    banned = ToolChoice(mode=ChoiceMode.NONE)
+    assert _plan(banned, *_CALLED).tool_choice == banned
+
+
+def test_only_what_is_allowed_is_offered_in_every_turn() -> None:
+    allowed = ToolChoice(mode=ChoiceMode.REQUIRED, allowed=("search", "get_weather"))
+
+    for chain in ((), _CALLED):
+        assert [tool.name for tool in _plan(allowed, *chain).tools] == ["get_weather", "search"]
+    assert _plan(allowed, *_CALLED).tool_choice == attrs.evolve(allowed, mode=ChoiceMode.AUTO)
+
+
+def test_a_tool_that_is_not_offered_cannot_be_demanded() -> None:
+    assert _plan(attrs.evolve(_REQUIRED, name="gone_from_the_configuration")).tool_choice == ToolChoice()
+
+
+def test_only_the_clients_tools_are_offered_when_no_more_calls_are_allowed() -> None:
+    assert [tool.name for tool in _plan(ToolChoice(), *_CALLED, max_tool_calls=1).tools] == ["get_weather", "run_code"]
+
+
+# -- what was cut off
+
+
+@pytest.mark.parametrize("state", [StepState.PENDING, StepState.PROCESSING])
+def test_an_interrupted_turn_fails_and_is_asked_for_again(state: StepState) -> None:
+    step = attrs.evolve(_turn(), state=state, result=None)
+
+    assert recover_step(step, CATALOG) == attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_TURN)
+
+
+@pytest.mark.parametrize("name", ["lookup", "researcher"])
+def test_a_call_that_may_be_made_again_stays_open(name: str) -> None:
+    assert recover_step(_tool(0, sequence=2, state=StepState.PROCESSING, name=name), CATALOG) is None
+
+
+@pytest.mark.parametrize("name", ["search", "gone_from_the_configuration"])
+def test_any_other_interrupted_call_fails_and_the_model_is_told(name: str) -> None:
+    step = _tool(0, sequence=2, state=StepState.PROCESSING, name=name)
+
+    assert recover_step(step, CATALOG) == attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_CALL)
+
+
+def test_the_model_and_the_client_are_told_what_an_abandoned_call_means() -> None:
+    assert ABANDONED_CALL.type is ABANDONED_TURN.type is ErrorType.STEP_ABANDONED
+    assert ABANDONED_CALL.message == (
+        "The call was abandoned: the server stopped while the tool ran. It may or may not have had an effect."
+    )
+    assert ABANDONED_TURN.message == "The server stopped while the model answered; it was asked again."

@@ -47,6 +47,54 @@ async def test_the_log_is_what_was_sent_and_noted_in_order_and_numbers_have_no_g
     assert numbers == list(range(count))
 
 
+class _SlowCollector(_Collector):
+    """A consumer that takes its time."""
+
+    def __init__(self, pauses: list[int]) -> None:
+        super().__init__()
+        self._pauses = iter(pauses)
+
+    async def send(self, frames: bytes) -> None:
+        for _ in range(next(self._pauses, 1)):
+            await trio.lowlevel.checkpoint()
+        await super().send(frames)
+
+
+@given(
+    tasks=st.lists(st.tuples(batches, st.none() | st.integers(0, 30)), min_size=1, max_size=6),
+    pauses=st.lists(st.integers(1, 8), max_size=30),
+)
+async def test_tasks_that_emit_side_by_side_and_may_be_cancelled_lose_nothing_and_tell_nothing_twice(
+    tasks, pauses
+) -> None:
+    collector = _SlowCollector(pauses)
+    emitter = Emitter(collector, log_bytes_max=1_000_000)
+
+    async def emit(texts: list[list[str]], cancelled_after: int | None) -> None:
+        with trio.CancelScope() as scope:
+            if cancelled_after is not None:
+                nursery.start_soon(_cancel_after, scope, cancelled_after)
+            for batch in texts:
+                await emitter.emit(_deltas(batch))
+
+    async with trio.open_nursery() as nursery:
+        for texts, cancelled_after in tasks:
+            nursery.start_soon(emit, texts, cancelled_after)
+    last = emitter.prepare(_deltas(["the end"]))
+    log, last_number = emitter.log_with(last)
+    await emitter.send(last)
+
+    assert log == b"".join(collector.frames)
+    numbers = [int(line[4:]) for line in log.split(b"\n") if line.startswith(b"id: ")]
+    assert numbers == list(range(last_number + 1))
+
+
+async def _cancel_after(scope: trio.CancelScope, rounds: int) -> None:
+    for _ in range(rounds):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
 async def test_what_is_prepared_and_not_sent_uses_up_no_number() -> None:
     collector = _Collector()
     emitter = Emitter(collector, log_bytes_max=1_000_000)

@@ -18,6 +18,7 @@ from dwctl_trio.ports import NewResponse
 from dwctl_trio.testing.faulty_store import Fault, FaultyStore
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_store import MemoryStore
+from dwctl_trio.tools.http_tools import HttpToolRunner
 
 LIMITS = Limits(idempotency_wait_s=600.0, idempotency_poll_s=0.5)
 NEW = make_new(key=make_key())
@@ -34,7 +35,7 @@ class Desk:
     is_stopping: bool = False
 
     async def repeat(self, run: Callable[[NewResponse], Awaitable[str]] | None = None) -> str | Replay:
-        services = Services(store=self.store, upstream=NoUpstream(), limits=LIMITS, live=LiveResponses())
+        services = make_services(self.store)
 
         def refuse() -> None:
             if self.is_stopping:
@@ -59,6 +60,12 @@ class NoUpstream:
 
     def open_turn(self, call: object) -> object:
         raise AssertionError(call)
+
+
+def make_services(store: MemoryStore) -> Services:
+    """What a repeat waits with: neither a model nor a tool is ever called."""
+    tools = HttpToolRunner(LIMITS)
+    return Services(store=store, upstream=NoUpstream(), tools=tools, catalog={}, limits=LIMITS, live=LiveResponses())
 
 
 @pytest.fixture
@@ -160,7 +167,7 @@ async def test_a_repeat_says_so_when_the_store_does_not_answer(desk: Desk, autoj
 
 
 async def test_another_body_is_refused_at_once_though_the_first_is_under_way(desk: Desk, autojump_clock) -> None:
-    services = Services(store=desk.store, upstream=NoUpstream(), limits=LIMITS, live=LiveResponses())
+    services = make_services(desk.store)
     other = attrs.evolve(NEW, idempotency=make_key(body="other"))
 
     with pytest.raises(IdempotencyConflict, match="another body"):

@@ -143,7 +143,7 @@ async def read_back(service: Service, response_id: Any) -> Any:
 
 def output_text(response: Mapping[str, Any]) -> str:
     """All texts of a response, joined."""
-    return "".join(part["text"] for item in response["output"] for part in item["content"])
+    return "".join(part["text"] for item in response["output"] for part in item.get("content", ()))
 
 
 def read_valid_stream(body: bytes, asked: Mapping[str, Any]) -> ReadStream:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
-from tests.http.request_grammar import REQUEST, faults, spoil
+from tests.http.request_faults import faults, spoil
+from tests.http.request_grammar import REQUEST
 
 JSON = (("content-type", "application/json"),)
 DEPTH_MAX = 64
@@ -18,9 +19,16 @@ BRACKETS_MAX = 50_000
 
 _PARTS = [{"type": "input_text", "text": "hello"}, {"type": "input_text", "text": "there"}]
 _SAID = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
-_OUTPUT = {"id": "m", "status": "completed", "phase": "commentary"}
+_MESSAGE = {"id": "m", "status": "completed", "phase": "commentary"}
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 SMALL: dict[str, Any] = {"model": "echo-2", "input": "hello"}
+
+_OWN = {"type": "function", "name": "own"}
+_SCRIPT = {"type": "custom", "name": "script"}
+_CALL = {"type": "function_call", "name": "own", "call_id": "call_1", "arguments": "{}"}
+_CALL_OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "done"}
+_MCP_CALL = {"type": "mcp_call", "id": "mcp_1", "server_label": "dwctl", "name": "f", "arguments": "{}"}
+_SAID_BY_USER = {"role": "user", "content": "hello"}
 
 VALID: tuple[dict[str, Any], ...] = (
     {
@@ -28,7 +36,7 @@ VALID: tuple[dict[str, Any], ...] = (
         "input": [
             {"role": "user", "content": _PARTS},
             {"type": "reasoning", "summary": []},
-            {"type": "message", "role": "assistant", "content": [_SAID], **_OUTPUT},
+            {"type": "message", "role": "assistant", "content": [_SAID], **_MESSAGE},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
             {"role": "system", "content": "x"},
         ],
@@ -45,6 +53,39 @@ VALID: tuple[dict[str, Any], ...] = (
         "reasoning": {"effort": "low", "summary": "auto", "generate_summary": "auto"}, "parallel_tool_calls": True,
         "tools": [], "tool_choice": "auto", "truncation": "disabled", "user": "u", "safety_identifier": "s",
         "prompt_cache_key": "p", "prompt_cache_retention": "24h", "prompt_cache_options": {},
+    },
+    {
+        **SMALL,
+        "tools": [
+            {**_OWN, "description": "d", "parameters": _SCHEMA, "strict": True},
+            {**_SCRIPT, "description": "d", "format": {"type": "grammar", "syntax": "lark", "definition": "a"}},
+            {"type": "mcp", "server_label": "dwctl", "server_description": "d", "allowed_tools": ["f", "run-code"],
+             "require_approval": "never"},
+            {"type": "dwctl:tool", "name": "get_weather"},
+        ],
+        "tool_choice": {"type": "function", "name": "own"},
+        "include": ["dwctl:sub_agents"],
+    },
+    {
+        **SMALL,
+        "tools": [{"type": "mcp", "server_label": "dwctl", "allowed_tools": {"tool_names": ["f"]}}, _SCRIPT],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "auto",
+            "tools": [_SCRIPT, {"type": "mcp", "server_label": "dwctl", "name": "f"}],
+        },
+    },
+    {
+        "model": "echo-2",
+        "input": [
+            {**_CALL, "id": "fc_1", "status": "completed"},
+            {**_CALL_OUTPUT, "id": "fco_1", "status": "completed", "name": "own"},
+            {"type": "custom_tool_call", "id": "c", "name": "script", "call_id": "call_2", "input": "text"},
+            {**_MCP_CALL, "status": "completed", "output": "o", "approval_request_id": "a"},
+            {"type": "custom_tool_call_output", "call_id": "call_2", "output": [_PARTS[0]]},
+            {**_MCP_CALL, "error": {"type": "http_error", "code": 500, "message": "m"}},
+            {**_MCP_CALL, "error": "why"},
+        ],
     },
 )  # fmt: skip
 
@@ -64,16 +105,64 @@ class Hostile:
 def hostile_bodies() -> tuple[Hostile, ...]:
     """All of them, each body and its headers once."""
     made = (
-        *_faulty(), *_cut(), *_not_objects(), *_encoded(), *_sent_otherwise(), *_deep(), *_large(), *_survived()
+        *_faulty(), *_mismatched(), *_cut(), *_not_objects(), *_encoded(), *_sent_otherwise(), *_deep(), *_large(),
+        *_survived(),
     )  # fmt: skip
     return tuple({(hostile.body, hostile.headers): hostile for hostile in made}.values())
 
 
 def _faulty() -> Iterator[Hostile]:
+    seen = set()
     for number, valid in enumerate(VALID):
         for fault in faults(REQUEST, valid):
+            sort = (_sort_of(valid, fault.place), fault.token)
+            if sort in seen:
+                continue
+            seen.add(sort)
             why = f"body {number}: {fault.token!r:.60} at {fault.place!r:.60}"
             yield Hostile(why=why, body=spoil(valid, fault), param=fault.param)
+
+
+def _sort_of(value: Any, place: tuple[str | int, ...]) -> str:
+    """*place* with the types of objects instead of their positions: what differs in these alone is one sort."""
+    names = []
+    for step in place:
+        is_there = step in value if isinstance(value, dict) else step < len(value)
+        value = value[step] if is_there else None
+        kind = value.get("type", "") if isinstance(value, dict) else ""
+        names.append(f"{'' if isinstance(step, int) else step}:{kind}")
+    return "/".join(names)
+
+
+def _mismatched() -> Iterator[Hostile]:
+    """Calls and outputs that do not belong together, and choices of what is not there."""
+    custom = {"type": "custom_tool_call", "call_id": "call_1", "name": "script", "input": "text"}
+    custom_output = {**_CALL_OUTPUT, "type": "custom_tool_call_output"}
+    for items in (
+        [_CALL],
+        [_CALL_OUTPUT],
+        [_CALL_OUTPUT, _CALL],
+        [_CALL, _CALL, _CALL_OUTPUT, _CALL_OUTPUT],
+        [_CALL, _CALL_OUTPUT, _CALL_OUTPUT],
+        [_CALL, custom_output],
+        [custom, _CALL_OUTPUT],
+        [custom],
+        [_CALL, {**_CALL_OUTPUT, "call_id": "call_2"}],
+        [{**_CALL, "call_id": "call_1 "}, _CALL_OUTPUT],
+        [_MCP_CALL, {**_CALL_OUTPUT, "call_id": "mcp_1"}],
+        [_CALL, custom, _CALL_OUTPUT],
+        [{**_CALL, "call_id": "x" * 100_000}],
+        [_CALL, _SAID_BY_USER],
+        [{**_CALL, "call_id": f"call_{index}"} for index in range(2000)],
+    ):
+        body = {"model": "echo-2", "input": items}
+        yield Hostile(why=f"{len(items)} items, {items!r:.80}", body=json.dumps(body).encode(), param="input")
+    for tools in ([], [_SCRIPT], [{"type": "mcp", "server_label": "dwctl", "allowed_tools": []}]):
+        for choice in (_OWN, {"type": "allowed_tools", "mode": "auto", "tools": [_OWN]}):
+            body = {**SMALL, "tools": tools, "tool_choice": choice}
+            yield Hostile(why=f"{choice!r:.40} of {tools!r:.40}", body=json.dumps(body).encode(), param="tool_choice")
+    body = {**SMALL, "tools": [], "tool_choice": "required"}
+    yield Hostile(why="one of no tools", body=json.dumps(body).encode(), param="tool_choice")
 
 
 def _cut() -> Iterator[Hostile]:

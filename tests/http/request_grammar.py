@@ -1,14 +1,13 @@
-"""What the API reference allows in the body of ``POST /v1/responses``, as a grammar, and every way to break it once.
+"""What the API reference allows in the body of ``POST /v1/responses``, as a grammar.
 
-Rule 1: it is written from the reference and knows nothing of our parser; where this server allows less, it says so.
-Rule 2: a fault is one change of a valid body, and names the parameter that the error must name.
+Rule: it is written from the reference and knows nothing of our parser; where this server allows less, it says so.
+``request_faults`` breaks it.
 
 Source: OpenAI API reference, "Create a model response"; docs/reference/http-api.md for what this server refuses.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import attrs
 
@@ -50,6 +49,10 @@ class ListOf:
     element: "Node"
     is_filled: bool = False
     """Whether at least one element is needed."""
+    is_named: bool = False
+    """Whether each element has a name of its own."""
+    too_many: str | None = None
+    """An array, as JSON, of one element more than there may be."""
 
 
 @attrs.frozen
@@ -75,18 +78,32 @@ class Pairs:
 
 
 @attrs.frozen
-class TextOr:
-    """A string, or something else."""
+class OneOf:
+    """Values of several kinds, each with a node of its own."""
 
-    other: ListOf
+    nodes: tuple["Node", ...]
+
+
+@attrs.frozen
+class Offered:
+    """The name of a tool that is offered; for any other name, all of *param* is to blame."""
+
+    param: str
 
 
 @attrs.frozen
 class Refused:
-    """What this server cannot do: null and the empty array are all it takes."""
+    """What this server cannot do: null is all it takes, and false where that says the same."""
+
+    takes_false: bool = False
 
 
-Node: TypeAlias = Text | Choice | Flag | Number | ListOf | ObjectOf | Tagged | Pairs | TextOr | Refused
+Node: TypeAlias = Text | Choice | Flag | Number | ListOf | ObjectOf | Tagged | Pairs | OneOf | Offered | Refused
+
+SERVER_TOOLS = ("get_weather", "f", "run-code")
+"""The tools of the server that the bodies are sent to; any model gets all of them."""
+
+_FILLED = Text(None, ("",))
 
 _STATUS = Choice(("in_progress", "completed", "incomplete"))
 _PART_TEXT = ObjectOf(
@@ -104,13 +121,95 @@ _PART = Tagged(
 _MESSAGE = ObjectOf(
     {
         "role": Choice(("user", "assistant", "system", "developer")),
-        "content": TextOr(ListOf(_PART)),
+        "content": OneOf((Text(), ListOf(_PART))),
         "id": Text(),
         "status": _STATUS,
         "phase": Choice(("commentary", "final_answer")),
     },
     frozenset({"role", "content"}),
 )
+_NOT_YET = {"namespace": Refused(True), "caller": Refused(True), "async": Refused(True)}
+
+
+def _call(text_name: str) -> ObjectOf:
+    fields = {"id": Text(), "status": _STATUS, "call_id": _FILLED, "name": _FILLED, text_name: Text(), **_NOT_YET}
+    return ObjectOf(fields, frozenset({"call_id", "name", text_name}))
+
+
+_INPUT_TEXT = Tagged({"input_text": _PART_TEXT})
+_CALL_OUTPUT = ObjectOf(
+    {"id": Text(), "status": _STATUS, "call_id": _FILLED, "name": Text(), **_NOT_YET,
+     "output": OneOf((Text(), ListOf(_INPUT_TEXT)))},
+    frozenset({"call_id", "output"}),
+)  # fmt: skip
+_MCP_CALL = ObjectOf(
+    {
+        "id": _FILLED,
+        "status": Choice(("in_progress", "calling", "completed", "incomplete", "failed")),
+        "server_label": Text(),
+        "name": _FILLED,
+        "arguments": Text(),
+        "output": Text(),
+        "error": OneOf((Text(), ObjectOf())),
+        "approval_request_id": Text(),
+    },
+    frozenset({"id", "server_label", "name", "arguments"}),
+)
+_ITEM = Tagged(
+    {
+        "message": _MESSAGE,
+        "reasoning": ObjectOf(),
+        "function_call": _call("arguments"),
+        "function_call_output": _CALL_OUTPUT,
+        "custom_tool_call": _call("input"),
+        "custom_tool_call_output": _CALL_OUTPUT,
+        "mcp_call": _MCP_CALL,
+    },
+    "message",
+)
+_TOOL_NAME = Text(128, ("", " ", "a b", "a.b", "naïve", "a\n", "*"))
+_LATER = {name: Refused(True) for name in ("allowed_callers", "async", "defer_loading", "output_schema")}
+_GRAMMAR = ObjectOf({"syntax": Choice(("lark", "regex")), "definition": Text()}, frozenset({"syntax", "definition"}))
+_OUR_NAMES = ListOf(Choice(SERVER_TOOLS))
+_TOOL = Tagged(
+    {
+        "function": ObjectOf(
+            {"name": _TOOL_NAME, "description": Text(), "parameters": ObjectOf(), "strict": Flag(), **_LATER},
+            frozenset({"name"}),
+        ),
+        "custom": ObjectOf(
+            {
+                "name": _TOOL_NAME,
+                "description": Text(),
+                "format": Tagged({"text": ObjectOf({}), "grammar": _GRAMMAR}),
+                **_LATER,
+            },
+            frozenset({"name"}),
+        ),
+        "mcp": ObjectOf(
+            {
+                "server_label": Choice(("dwctl",)),
+                "server_description": Text(),
+                "allowed_tools": OneOf((_OUR_NAMES, ObjectOf({"tool_names": _OUR_NAMES}, frozenset({"tool_names"})))),
+                "require_approval": Choice(("never",)),
+                **{name: Refused() for name in ("server_url", "connector_id", "tunnel_id", "authorization", "headers")},
+                **_LATER,
+            },
+            frozenset({"server_label"}),
+        ),
+        "dwctl:tool": ObjectOf({"name": Choice(SERVER_TOOLS)}, frozenset({"name"})),
+    }
+)
+_CHOSEN = ObjectOf({"name": Offered("tool_choice")}, frozenset({"name"}))
+_CHOSEN_OURS = ObjectOf(
+    {"server_label": Choice(("dwctl",)), "name": Offered("tool_choice")}, frozenset({"server_label", "name"})
+)
+_ONE_TOOL = {"function": _CHOSEN, "custom": _CHOSEN, "mcp": _CHOSEN_OURS, "dwctl:tool": _CHOSEN}
+_SOME_TOOLS = ObjectOf(
+    {"mode": Choice(("auto", "required")), "tools": ListOf(Tagged(_ONE_TOOL), is_filled=True)},
+    frozenset({"mode", "tools"}),
+)
+_MANY_FUNCTIONS = ", ".join(f'{{"type": "function", "name": "f{index}"}}' for index in range(129))
 _SCHEMA_NAME = Text(64, ("", " ", "a b", "a.b", "naïve", "a\n"))
 _FORMAT = Tagged(
     {
@@ -122,7 +221,8 @@ _FORMAT = Tagged(
         ),
     }
 )
-_NOTHING_TO_INCLUDE = (
+_INCLUDE = (
+    "dwctl:sub_agents",
     "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
     "message.input_image.image_url", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
@@ -132,7 +232,7 @@ _SUMMARY = Choice(("auto", "concise", "detailed"))
 REQUEST = ObjectOf(
     {
         "model": Text(256, ("", " ", "\t\r\n", "\u3000")),
-        "input": TextOr(ListOf(Tagged({"message": _MESSAGE, "reasoning": ObjectOf()}, "message"), is_filled=True)),
+        "input": OneOf((Text(), ListOf(_ITEM, is_filled=True))),
         "instructions": Text(),
         "stream": Flag(),
         "store": Flag(),
@@ -143,7 +243,7 @@ REQUEST = ObjectOf(
         "presence_penalty": Number(-2, 2),
         "frequency_penalty": Number(-2, 2),
         "max_output_tokens": Number(16, 2**31 - 1, is_whole=True),
-        "max_tool_calls": Number(1, None, is_whole=True),
+        "max_tool_calls": Number(1, 2**31 - 1, is_whole=True),
         "top_logprobs": Number(0, 0, is_whole=True),
         "text": ObjectOf({"format": _FORMAT, "verbosity": Choice(("low", "medium", "high"))}),
         "reasoning": ObjectOf(
@@ -155,10 +255,12 @@ REQUEST = ObjectOf(
         ),
         "metadata": Pairs(),
         "parallel_tool_calls": Flag(),
-        "tools": Refused(),
-        "tool_choice": Choice(("auto", "none")),
+        "tools": ListOf(_TOOL, is_named=True, too_many=f"[{_MANY_FUNCTIONS}]"),
+        "tool_choice": OneOf(
+            (Choice(("auto", "none", "required")), Tagged({**_ONE_TOOL, "allowed_tools": _SOME_TOOLS}))
+        ),
         "truncation": Choice(("disabled",)),
-        "include": ListOf(Choice(_NOTHING_TO_INCLUDE)),
+        "include": ListOf(Choice(_INCLUDE)),
         "user": Text(512),
         "safety_identifier": Text(64),
         "prompt_cache_key": Text(512),
@@ -168,185 +270,3 @@ REQUEST = ObjectOf(
     },
     frozenset({"model", "input"}),
 )
-
-LEFT_OUT = None
-"""For a value that is missing."""
-
-
-@attrs.frozen
-class Fault:
-    """One thing wrong with a valid body."""
-
-    place: tuple[str | int, ...]
-    """Which value; the last step may lead to one that is not there yet."""
-    token: bytes | None
-    """The JSON that stands there instead; ``LEFT_OUT``: nothing does."""
-    param: str | None
-    """What the error must name; None where the body is not JSON any more."""
-
-
-_KINDS: tuple[tuple[str, bytes], ...] = (
-    ("null", b"null"), ("flag", b"true"), ("flag", b"false"), ("whole", b"0"), ("whole", b"-1"), ("whole", b"1" * 30),
-    ("whole", b"-0"), ("fraction", b"0.5"), ("fraction", b"1e2"), ("fraction", b"16.0"), ("fraction", b"1e-400"),
-    ("text", b'""'), ("text", b'"x"'), ("text", b'"1"'), ("text", b'"true"'), ("text", b'"null"'), ("array", b"[]"),
-    ("array", b"[null]"), ("array", b"[[]]"), ("array", b'["x"]'), ("object", b"{}"), ("object", b'{"x": 1}'),
-)  # fmt: skip
-_NUMBERS_BEYOND = (b"1e400", b"-1e400", b"1" * 5000, b"-" + b"9" * 4301, b"0.5e99999")
-_TEXTS_BEYOND = (b'"\\u0000"', b'"a\\u0000b"', b'"\\ud800"', b'"\\udc00 x"', b'"\\udc00\\ud800"', b'"\\\\\\udbff"')
-_NOT_JSON = (
-    b"NaN", b"Infinity", b"-Infinity", b"016", b"+1", b".5", b"1.", b"0x10", b"1_000", b"1e", b"--1", b"1 2",
-    "\u0661".encode(), b"'x'", b"undefined", b"None", b"True", b"TRUE", b'"a\x01b"', b'"a\nb"', b'"\\x41"', b'"\\u12"',
-    b'"abc', b'"\\"', b"[1,]", b"[1 2]", b"[1", b"1]", b'{"a": 1,}', b'{"a" 1}', b"{a: 1}", b'{"a"}', b"{1: 2}", b"{,}",
-    b"/* */ 1", b"1 // x\n", b"", b",", b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"', b'"\xf4\x90\x80\x80"',
-    b'"\xe2\x82"', b'"\xed\xa0\xbd\xed\xb8\x80"', b'"\xf8\x88\x80\x80\x80"', b"\xa0", b"\x00", b'"a\x00b"',
-    b"\xef\xbb\xbf1",
-)  # fmt: skip
-_ODD_NAMES = (
-    "odd", "", "a.b", "a[0]", "ключ", "😀", "__proto__", "\u2028", '"', "\\", "'", " model", "MODEL", "x" * 100, "null",
-)  # fmt: skip
-_LONG_NAME = "x" * 5000
-_NAME_SHOWN = "x" * 100 + "…"
-
-
-def faults(node: Node, value: Any, path: str = "", place: tuple[str | int, ...] = ()) -> Iterator[Fault]:
-    """Everything that can be wrong at or below *place*, where the valid *value* of *node* stands."""
-    if place:
-        for kind, token in _KINDS:
-            if kind not in _kinds_of(node) and kind != "null":
-                yield Fault(place, token, path)
-        broken = _NOT_JSON[sum(path.encode()) % len(_NOT_JSON) :][:2]
-        yield from (Fault(place, token, None) for token in broken)
-    if isinstance(node, TextOr):
-        node = Text() if isinstance(value, str) else node.other
-    yield from (Fault(place, token, path) for token in _wrong_values(node))
-    match node:
-        case ListOf(element):
-            for index, item in enumerate(value):
-                yield from faults(element, item, f"{path}[{index}]", (*place, index))
-            end = f"{path}[{len(value)}]"
-            unfit = [token for kind, token in _KINDS if kind not in _kinds_of(element)]
-            yield from (Fault((*place, len(value)), token, end) for token in unfit)
-        case ObjectOf(None):
-            yield from _faults_of_anything(path, place)
-        case ObjectOf(fields, required) if fields is not None:
-            yield from _faults_of_object(fields, required, value, path, place)
-        case Tagged(kinds, default):
-            tag = value.get("type") or default
-            assert tag is not None
-            known = kinds[tag].fields
-            if known is not None:
-                fields = {**known, "type": Choice(tuple(kinds))}
-                required = kinds[tag].required | ({"type"} if default is None else set())
-                yield from _faults_of_object(fields, required, value, path, place)
-        case Pairs():
-            yield from _faults_of_pairs(value, path, place)
-
-
-def _kinds_of(node: Node) -> frozenset[str]:
-    match node:
-        case Text() | Choice():
-            return frozenset({"text"})
-        case Flag():
-            return frozenset({"flag"})
-        case Number(is_whole=is_whole):
-            return frozenset({"whole"} if is_whole else {"whole", "fraction"})
-        case ListOf():
-            return frozenset({"array"})
-        case TextOr():
-            return frozenset({"text", "array"})
-        case ObjectOf() | Tagged() | Pairs():
-            return frozenset({"object"})
-        case Refused():
-            return frozenset({"null", "array"})
-
-
-def _wrong_values(node: Node) -> Iterator[bytes]:
-    """Values of the right kind that are refused."""
-    match node:
-        case Text(characters_max, wrong):
-            yield from _TEXTS_BEYOND
-            yield from (json.dumps(text).encode() for text in wrong)
-            if characters_max is not None:
-                yield from (json.dumps(char * (characters_max + 1)).encode() for char in "x😀")
-                yield b'"' + b"x" * 100_000 + b'"'
-        case Choice(values):
-            near = (
-                values[0].upper() + "!",
-                f"{values[0]} ",
-                f" {values[-1]}",
-                values[0][:-1] + "\u0131",
-                "",
-                "nonsense",
-            )
-            yield from (json.dumps(text).encode() for text in near if text not in values)
-            yield from _TEXTS_BEYOND
-        case Number(low, high):
-            yield from _NUMBERS_BEYOND
-            yield from (json.dumps(number).encode() for number in (low - 1, -(10**30), -(10**300), -(2**63)))
-            if high is not None:
-                yield from (json.dumps(number).encode() for number in (high + 1, 10**30, 2**63, 2**64, 10**300))
-            if not node.is_whole:
-                yield from (json.dumps(number).encode() for number in (low - 1e-9, (high or 0) + 1e-9, 1e308, -1e308))
-        case ListOf(is_filled=True):
-            yield b"[]"
-        case Refused():
-            yield from (b'[{"type": "function", "name": "f"}]', b"[1]", b"[null]")
-
-
-def _faults_of_object(
-    fields: Mapping[str, Node], required: frozenset[str] | set[str], value: Any, path: str, place: tuple[str | int, ...]
-) -> Iterator[Fault]:
-    def path_of(name: str) -> str:
-        return f"{path}.{name}" if path else name
-
-    names = _ODD_NAMES if not place else _ODD_NAMES[:1]
-    yield from (Fault((*place, name), b"1", path_of(name)) for name in names if name not in fields)
-    yield Fault((*place, "Other"), b"null", path_of("Other"))
-    yield Fault((*place, _LONG_NAME), b"1", path_of(_NAME_SHOWN))
-    yield from (Fault((*place, name), b"1", path or None) for name in ("a\0", "\ud800", "a\udfff"))
-    for name in sorted(required & set(fields)):
-        yield Fault((*place, name), LEFT_OUT, path_of(name))
-        yield Fault((*place, name), b"null", path_of(name))
-    for name, node in fields.items():
-        if name in value:
-            yield from faults(node, value[name], path_of(name), (*place, name))
-            wrong = b"1" if "whole" not in _kinds_of(node) else b'"1"'
-            again = json.dumps(value[name]).encode() + b", " + json.dumps(name).encode() + b": " + wrong
-            yield Fault((*place, name), again, path_of(name))  # of a key that stands twice, the last one counts
-
-
-def _faults_of_pairs(value: Mapping[str, str], path: str, place: tuple[str | int, ...]) -> Iterator[Fault]:
-    for name in (*value, "k.l[0]", "😀", "x" * 64) if len(value) < 16 else tuple(value):
-        unfit = [token for kind, token in _KINDS if kind != "text"]
-        long = json.dumps("v" * 513).encode()
-        yield from (Fault((*place, name), token, f"{path}.{name}") for token in (*unfit, long, *_TEXTS_BEYOND))
-    yield from (Fault((*place, name), b'""', path) for name in ("x" * 65, "😀" * 65, _LONG_NAME, "a\0", "\ud800"))
-    many = {f"k{index}": "v" for index in range(17)}
-    yield Fault(place, json.dumps(many).encode(), path)
-
-
-def _faults_of_anything(path: str, place: tuple[str | int, ...]) -> Iterator[Fault]:
-    """Within what is not looked at, all that cannot be kept is refused still."""
-    for token in _TEXTS_BEYOND:
-        yield Fault((*place, "deep"), b'{"list": [1, ' + token + b"]}", f"{path}.deep.list[1]")
-    yield Fault((*place, "deep"), b'{"a\\u0000": 1}', f"{path}.deep")
-    yield Fault((*place, "deep"), b"[1e400]", f"{path}.deep[0]")
-
-
-_MARK = "7c1e the value that is wrong 7c1e"
-
-
-def spoil(body: Any, fault: Fault) -> bytes:
-    """The JSON of *body* with *fault* in it."""
-    body = json.loads(json.dumps(body))
-    inner, last = body, fault.place[-1]
-    for step in fault.place[:-1]:
-        inner = inner[step]
-    if fault.token is LEFT_OUT:
-        del inner[last]
-        return json.dumps(body).encode()
-    if isinstance(inner, list) and last == len(inner):
-        inner.append(_MARK)
-    else:
-        inner[last] = _MARK
-    return json.dumps(body).encode().replace(f'"{_MARK}"'.encode(), fault.token)

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import attrs
 import httpx
 from tests.http.conftest import DELTA, RawClient, as_request, ask, error_of, open_raw, wait_terminal
+from tests.http.server_tools import server_tools
 from werkzeug.routing import Rule
 
 from dwctl_trio.domain import ids
@@ -138,6 +139,7 @@ async def open_responses(service: Service, headers: Mapping[str, str]) -> AsyncI
 
     made = {
         "completed": (await create("echo-2")).json()["id"],
+        "completed with tools": (await create("tools-1", tools=[server_tools("researcher")])).json()["id"],
         "incomplete": (await create("echo-2-length")).json()["id"],
         "failed with output": (await create("echo-2-cut-each")).json()["id"],
         "failed at once": (await create("error-500")).headers["x-response-id"],

@@ -11,6 +11,9 @@ from dwctl_trio.testing.service import Service, open_service
 
 JSON = {"content-type": "application/json"}
 SCHEMA = {"type": "object", "properties": {}}
+FUNCTION = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}
+OURS = {"type": "mcp", "server_label": "dwctl"}
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 TEXT_PART = {"type": "input_text", "text": "hello"}
 
 WRONG_TYPES: dict[str, tuple[Any, ...]] = {
@@ -65,7 +68,12 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
 }
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([{"type": "function", "name": "f", "parameters": SCHEMA}], [{"type": "web_search"}], [1]),
+    "tools[0].type": ([{"type": "web_search"}], [{"type": "code_interpreter", "container": {"type": "auto"}}]),
+    "tools[0].server_label": ([{**OURS, "server_label": "deepwiki"}],),
+    "tools[0].server_url": ([{**OURS, "server_url": "https://tools.example"}],),
+    "tools[0].headers": ([{**OURS, "headers": {"authorization": "x"}}],),
+    "tools[0].require_approval": ([{**OURS, "require_approval": "always"}],),
+    "tools[0].defer_loading": ([{**FUNCTION, "defer_loading": True}],),
     "tool_choice": ("required", {"type": "function", "name": "f"}),
     "background": (True,),
     "service_tier": ("flex",),
@@ -97,7 +105,14 @@ WRONG_INSIDE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("input[0].content[0].refusal", {"input": [{"role": "assistant", "content": [{"type": "refusal"}]}]}),
     ("input[0].content[0].odd", {"input": [{"role": "user", "content": [{**TEXT_PART, "odd": 1}]}]}),
     ("input[0].odd", {"input": [{"role": "user", "content": "x", "odd": 1}]}),
-    ("input[0].type", {"input": [{"type": "function_call", "name": "f"}]}),
+    ("input[0].call_id", {"input": [{"type": "function_call", "name": "f"}]}),
+    ("input[1].output", {"input": [CALL, {"type": "function_call_output", "call_id": "c"}]}),
+    ("input", {"input": [CALL]}),
+    ("tools[0]", {"tools": [1]}),
+    ("tools[1].name", {"tools": [FUNCTION, {"type": "custom", "name": "f"}]}),
+    ("tools[1].name", {"tools": [FUNCTION, {"type": "dwctl:tool", "name": "unheard_of"}]}),
+    ("tools[0].allowed_tools[0]", {"tools": [{**OURS, "allowed_tools": ["unheard_of"]}]}),
+    ("tool_choice.name", {"tools": [FUNCTION], "tool_choice": {"type": "function"}}),
     ("input[0].type", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     ("input[0].type", {"input": [{"type": 1, "role": "user", "content": "x"}]}),
     ("input[1].type", {"input": [{"role": "user", "content": "x"}, {"type": "nonsense"}]}),
@@ -132,6 +147,8 @@ AT_THE_BOUND: tuple[dict[str, Any], ...] = (
     {"metadata": {f"k{index}": "v" for index in range(16)}}, {"metadata": {"k" * 64: "v" * 512}}, {"metadata": {}},
     {"user": "x" * 512}, {"safety_identifier": "x" * 64}, {"prompt_cache_key": "x" * 512}, {"top_logprobs": 0},
     {"tools": []}, {"include": []}, {"include": ["reasoning.encrypted_content"]}, {"tool_choice": "none"},
+    {"tools": [FUNCTION], "tool_choice": "required"}, {"tools": [OURS]}, {"max_tool_calls": 2**31 - 1},
+    {"tools": [{**FUNCTION, "name": "f" * 128}]}, {"tools": [{**FUNCTION, "name": f"f{n}"} for n in range(128)]},
     {"truncation": "disabled"}, {"service_tier": "priority"}, {"service_tier": "default"}, {"max_tool_calls": 1},
     {"stream_options": {"include_obfuscation": False}}, {"background": False}, {"previous_response_id": None},
     {"temperature": None, "metadata": None, "text": None, "reasoning": None, "tools": None, "include": None},

@@ -1,64 +1,36 @@
 """Marked words in keys, prompts and upstream errors: they turn up nowhere but where they belong."""
 
 import io
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import attrs
-import httpx
 import pytest
 import structlog
-import trio
-from tests.acceptance.conftest import Server, open_http, open_server, open_world
-from tests.http.conftest import DELTA, WAIT_S, as_request, open_raw, output_text
+from tests.http.canaries import (
+    PROMPT,
+    STORED_PROMPT,
+    UPSTREAM_HEADER,
+    UPSTREAM_KEY,
+    WRONG_KEY,
+    World,
+    found_in,
+    open_canaries,
+    prompts,
+    scrape,
+    wait_ended,
+)
+from tests.http.conftest import DELTA, as_request, open_raw, output_text
 from tests.http.tenants import dump_database
 
-from dwctl_trio.domain.limits import DEFAULT_LIMITS
 from dwctl_trio.observability.log import configure_logging, get_logger
-from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.postgres.pool import Pool
-from dwctl_trio.testing.simulator import Simulator
-from dwctl_trio.testing.simulator_reply import CANARY
 
-PROMPT = "prompt-canary"
-STORED_PROMPT = "stored-canary"
-"""In requests that are stored, so that it must be found in their rows, and only there."""
-UPSTREAM_KEY = "sk-upstream-key-canary"
-UPSTREAM_HEADER = "upstream-header-canary"
-WRONG_KEY = "sk-dwctl-wrong-key-canary"
 FAULTS = (
     *("error-400", "error-401", "error-404", "error-429-1", "error-500", "error-503", "html-502", "empty-500"),
     *("echo-2-cut-each", "echo-2-reset-each", "echo-2-eof", "echo-2-midstream", "echo-2-garbage", "echo-2-badutf8"),
     *("echo-2-binary", "toolsbad-2", "echo-4-cutbyte-300"),
 )
-LIMITS = attrs.evolve(
-    DEFAULT_LIMITS,
-    terminal_write_s=0.5,
-    lease_s=2.5,
-    lease_renewal_s=0.3,
-    lease_give_up_s=0.8,
-    store_wait_s=1.0,
-    store_call_s=1.0,
-)
-
-
-def prompts(word: str) -> dict[str, Any]:
-    """Every field of a request that holds a client's text."""
-    return {
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": f"{word} in the input"}]}],
-        "instructions": f"{word} in the instructions",
-        "metadata": {f"{word}-key": f"{word}-value"},
-        "safety_identifier": f"{word}-safety",
-        "prompt_cache_key": f"{word}-cache",
-        "user": f"{word}-user",
-        "text": {
-            "format": {"type": "json_schema", "name": "shape", "schema": {"description": f"{word} in the schema"}}
-        },
-    }
-
 
 BAD_BODIES: tuple[object, ...] = (
     f'{{"model": "echo-1", "input": "{PROMPT}'.encode(),
@@ -76,71 +48,10 @@ BAD_BODIES: tuple[object, ...] = (
 )
 
 
-@attrs.frozen(kw_only=True)
-class World:
-    """A real server with a key, and all that it has answered."""
-
-    server: Server
-    pool: Pool
-    simulator: Simulator
-    http: httpx.AsyncClient
-    key: str
-    answers: list[httpx.Response] = attrs.Factory(list)
-
-    @property
-    def url(self) -> str:
-        """As ``open_raw`` wants it."""
-        return self.server.url
-
-    @property
-    def authorization(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.key}"}
-
-    async def create(self, model: str, **fields: Any) -> httpx.Response:
-        """Ask for a response."""
-        return await self.post({"model": model, **fields}, self.authorization)
-
-    async def post(self, body: object, headers: Mapping[str, str]) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": "application/json", **headers}
-        answer = await self.http.post("/v1/responses", content=content, headers=headers)
-        self.answers.append(answer)
-        return answer
-
-    def secrets(self) -> list[str]:
-        """What nobody may be told or keep."""
-        address = self.simulator.origin.removeprefix("http://")
-        return [self.key[15:], UPSTREAM_KEY, UPSTREAM_HEADER, WRONG_KEY, CANARY, address]
-
-    def logs(self) -> str:
-        """All that the server has logged."""
-        return "\n".join(json.dumps(entry) for entry in self.server.log)
-
-
 @pytest.fixture
 async def world(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[World]:
-    fields = {
-        "auth": {"mode": "keys"},
-        "log_level": "debug",
-        "upstream": {"api_key": UPSTREAM_KEY, "headers": {"x-team": UPSTREAM_HEADER}},
-    }
-    async with (
-        open_world(postgres_dsn, tmp_path, LIMITS, **fields) as (path, pool, simulator),
-        open_server(path) as server,
-        open_http(server) as http,
-    ):
-        key = await PostgresKeyStore(pool).create_key("alice")
-        yield World(server=server, pool=pool, simulator=simulator, http=http, key=key)
-
-
-def found_in(text: str, words: list[str]) -> list[str]:
-    return [word for word in words if word in text]
-
-
-async def scrape(world: World) -> str:
-    answer = await world.http.get("/metrics")
-    assert answer.status_code == 200
-    return answer.text
+    async with open_canaries(postgres_dsn, tmp_path) as world:
+        yield world
 
 
 @asynccontextmanager
@@ -229,13 +140,6 @@ async def test_what_postgresql_says_of_a_row_that_it_refuses_is_in_no_answer_and
     assert "constraint" not in refused[2] + refused[3]
     assert found_in(world.logs(), [PROMPT, "Failing row"]) == []
     assert "terminal_write_refused" in world.server.events, "PostgreSQL was asked and refused"
-
-
-async def wait_ended(world: World) -> None:
-    """Return when no row is under way."""
-    with trio.fail_after(WAIT_S):
-        while await world.pool.fetchval("select count(*) from requests where state = 'processing'"):
-            await world.http.get("/healthz")
 
 
 class Terminal(io.StringIO):

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 from tests.http.conftest import ask, error_of
+from tests.http.server_tools import open_tool_world
 from tests.http.tenants import (
     MALFORMED_IDS,
     UNKNOWN_ID,
@@ -34,7 +35,7 @@ from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.protocol import request_body
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_keys import MemoryKeyStore
-from dwctl_trio.testing.service import Service, open_service
+from dwctl_trio.testing.service import Service
 
 KEYS = {"auth": {"mode": "keys"}}
 QUERIES = (
@@ -64,7 +65,8 @@ class World:
 
 @pytest.fixture
 async def world(postgres_dsn: str) -> AsyncIterator[World]:
-    async with open_service(postgres_dsn, KEYS) as service:
+    async with open_tool_world(postgres_dsn, **KEYS) as tools:
+        service = tools.service
         alice, bob = await authorize(service, "alice", "bob")
         visits = await find_visits(service)
         async with open_responses(service, alice) as made:
@@ -109,6 +111,8 @@ async def test_the_others_responses_answer_like_unknown_ones_on_every_route_and_
         ("GET", "/v1/responses/<response_id>"),
         ("HEAD", "/v1/responses/<response_id>"),
         ("DELETE", "/v1/responses/<response_id>"),
+        ("GET", "/v1/responses/<response_id>/steps"),
+        ("HEAD", "/v1/responses/<response_id>/steps"),
     }
 
 
@@ -139,13 +143,19 @@ async def test_deleted_responses_and_those_not_stored_answer_like_unknown_ones_t
 async def test_the_owner_reads_what_the_other_may_not(world: World) -> None:
     wire = {"completed": "completed", "incomplete": "incomplete", "failed with output": "failed"}
     wire |= {"failed at once": "failed", "cancelled": "cancelled", "running": "in_progress"}
+    wire |= {"completed with tools": "completed"}
 
-    read = {}
+    read, steps = {}, {}
     for state in wire:
         answer = await world.service.client.get(f"/v1/responses/{world.made[state]}", headers=world.alice)
         read[state] = answer.json()["status"]
+        listed = await world.service.client.get(f"/v1/responses/{world.made[state]}/steps", headers=world.alice)
+        steps[state] = [step["type"] for step in listed.json()["data"]]
 
     assert read == wire
+    agent = ["model_call", "tool_call", "model_call"]
+    assert steps.pop("completed with tools") == ["model_call", "tool_call", *agent, "model_call"]
+    assert all(types == ["model_call"] for types in steps.values())
 
 
 def shapes_of(name: str) -> list[object]:

@@ -262,6 +262,7 @@ def test_the_reference_lists_exactly_the_metrics_that_there_are() -> None:
     metrics = make_metrics()
     metrics.note_response(ENDED)
     metrics.note_request("GET", "/healthz", 200)
+    metrics.note_tool_call("get_weather", None, 0.5)
     text = scrape(metrics).text
     there = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, flags=re.MULTILINE):

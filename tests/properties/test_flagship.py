@@ -105,7 +105,7 @@ async def _check_answer(service: Service, upstream: ByteUpstream, answer: Answer
 
 
 def _assembled(opening: Response, chain: Chain, told: Response) -> Response:
-    action = next_action(chain, server_tools=frozenset(), limits=Limits())
+    action = next_action(chain, request=REQUEST, limits=Limits())
     assert isinstance(action, Finish)
     ended = assemble(opening, chain, action.ending, ended_at=told.completed_at or 0)
     if ended.error is None or told.error is None:

@@ -1,13 +1,14 @@
 """The request body of a model call: what the client asked for, in the upstream's words."""
 
 import json
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwctl_trio.domain.items import FunctionCall, ItemStatus, Message, Reasoning, ReasoningPart, RefusalPart, TextPart
+from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.request import (
     InputMessage,
     InputPart,
@@ -19,8 +20,10 @@ from dwctl_trio.domain.request import (
     ResponseRequest,
     Role,
 )
-from dwctl_trio.domain.turn import FinishReason, ModelTurn
+from dwctl_trio.domain.tools import FREE_CHOICE, ChoiceMode, OfferedTool, ToolChoice
+from dwctl_trio.domain.transitions import TurnPlan
 from dwctl_trio.protocol.chat_request import DEFAULT_QUIRKS, Quirks, render_chat_request
+from dwctl_trio.testing.request_strategies import offered_tools
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 parts = st.builds(InputPart, kind=st.sampled_from(PartKind), text=texts)
@@ -34,6 +37,7 @@ options = {
     "verbosity": st.none() | st.sampled_from(["low", "high"]),
     "user": st.none() | texts,
     "instructions": st.none() | texts,
+    "parallel_tool_calls": st.booleans(),
 }
 requests = st.builds(
     ResponseRequest, model=texts, input=st.lists(messages, min_size=1, max_size=4).map(tuple), **options
@@ -47,15 +51,17 @@ quirks = st.builds(
 )
 
 USER = InputMessage(role=Role.USER, content=(InputPart(kind=PartKind.INPUT_TEXT, text="Hello"),))
+FUNCTION = OfferedTool(kind=CallKind.FUNCTION, name="f")
 
 
-def render(request=None, turns=(), *, quirks=DEFAULT_QUIRKS, **members) -> dict:
+def plan_for(request: ResponseRequest, *tools: OfferedTool, choice: ToolChoice = FREE_CHOICE) -> TurnPlan:
+    return TurnPlan(tools=tools, tool_choice=choice, max_output_tokens=request.max_output_tokens)
+
+
+def render(request=None, *tools, quirks=DEFAULT_QUIRKS, choice=FREE_CHOICE, **members) -> dict[str, Any]:
     request = request or ResponseRequest(model="alias", input=(USER,), **members)
-    return json.loads(render_chat_request(request, turns, upstream_model="real-model", quirks=quirks))
-
-
-def turn(*items) -> ModelTurn:
-    return ModelTurn(items=items, finish_reason=FinishReason.STOP, usage=None)
+    plan = plan_for(request, *tools, choice=choice)
+    return json.loads(render_chat_request(request, (), plan, upstream_model="real-model", quirks=quirks))
 
 
 def text_of(content: str | list[dict[str, str]]) -> str:
@@ -88,7 +94,7 @@ def test_nothing_is_null_and_no_member_is_unknown_to_the_api(request, quirks):
     assert set(body) <= {
         *("model", "messages", "stream", "stream_options", "temperature", "top_p", "presence_penalty"),
         *("frequency_penalty", "max_tokens", "max_completion_tokens", "verbosity", "user"),
-    }
+    }, "and nothing of tools without any"
 
 
 def test_the_smallest_request_asks_for_a_stream_with_usage():
@@ -148,26 +154,84 @@ def test_the_reasoning_effort_is_passed_on_and_its_summary_is_not():
     assert "reasoning_effort" not in render(reasoning=ReasoningOptions(summary="auto"))
 
 
-def test_earlier_turns_follow_as_the_assistants_messages():
-    done = ItemStatus.COMPLETED
-    thought = Reasoning(id="rs_1", status=done, content=(ReasoningPart(text="hmm"),))
-    said = Message(id="msg_1", status=done, content=(TextPart(text="Let me see. "), RefusalPart(refusal="No.")))
-    call = FunctionCall(id="fc_1", status=done, call_id="call_1", name="look", arguments='{"a": 1}')
-    sent_call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
-    assert render(turns=[turn(thought, said, call), turn(call), turn(said), turn(thought), turn()])["messages"][1:] == [
-        {"role": "assistant", "content": "Let me see. No.", "tool_calls": [sent_call]},
-        {"role": "assistant", "content": None, "tool_calls": [sent_call]},
-        {"role": "assistant", "content": "Let me see. No."},
-    ]
-
-
 def test_a_dropped_field_is_named_as_we_name_it_even_if_it_is_renamed():
     quirks = Quirks(drop=frozenset({"max_tokens"}), rename=(("max_tokens", "max_completion_tokens"),))
     assert render(max_output_tokens=16, quirks=quirks).keys() == {"model", "messages", "stream", "stream_options"}
 
 
+def test_the_plan_bounds_the_answer_and_the_request_does_not() -> None:
+    request = ResponseRequest(model="alias", input=(USER,), max_output_tokens=1000)
+    plan = attrs.evolve(plan_for(request), max_output_tokens=7)
+
+    body = json.loads(render_chat_request(request, (), plan, upstream_model="m", quirks=DEFAULT_QUIRKS))
+
+    assert body["max_tokens"] == 7
+
+
+@given(tools=offered_tools(*CallKind), mode=st.sampled_from(ChoiceMode), parallel=st.booleans())
+def test_every_tool_is_offered_as_a_function_and_without_any_nothing_is_said_of_tools(tools, mode, parallel):
+    body = render(None, *tools, choice=ToolChoice(mode=mode), parallel_tool_calls=parallel)
+
+    if not tools:
+        assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls"}
+        return
+    assert [tool["function"]["name"] for tool in body["tools"]] == [tool.name for tool in tools]
+    assert {tool["type"] for tool in body["tools"]} == {"function"}
+    assert all(isinstance(tool["function"]["parameters"], dict) for tool in body["tools"])
+    assert body.get("tool_choice", "auto") == mode.value
+    assert body.get("parallel_tool_calls", True) is parallel
+
+
+def test_a_function_is_offered_as_the_client_described_it():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    tool = attrs.evolve(FUNCTION, description="Does f.", parameters=json.dumps(schema).encode(), strict=True)
+
+    assert render(None, tool, FUNCTION)["tools"] == [
+        {
+            "type": "function",
+            "function": {"name": "f", "description": "Does f.", "parameters": schema, "strict": True},
+        },
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("description", "form", "sent"),
+    [
+        (None, None, None),
+        ("Does c.", {"type": "text"}, "Does c."),
+        (
+            "Does c.",
+            {"type": "grammar", "syntax": "lark", "definition": "start: /a+/"},
+            "Does c.\n\nThe input must match this grammar (lark):\nstart: /a+/",
+        ),
+        (
+            None,
+            {"type": "grammar", "syntax": "regex", "definition": "a+"},
+            "The input must match this grammar (regex):\na+",
+        ),
+    ],
+)
+def test_a_custom_tool_is_a_function_of_one_text(description, form, sent):
+    encoded = None if form is None else json.dumps(form).encode()
+    tool = OfferedTool(kind=CallKind.CUSTOM, name="c", description=description, format=encoded)
+
+    (offered,) = render(None, tool)["tools"]
+
+    assert offered["function"].get("description") == sent
+    assert offered["function"]["parameters"]["properties"] == {"input": {"type": "string"}}
+    assert offered["function"]["parameters"]["required"] == ["input"]
+
+
+def test_the_one_tool_that_must_be_called_is_named():
+    choice = ToolChoice(mode=ChoiceMode.REQUIRED, name="f")
+
+    assert render(None, FUNCTION, choice=choice)["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+
+
 def test_the_body_is_one_line():
     line_ends = InputMessage(role=Role.USER, content=(InputPart(kind=PartKind.INPUT_TEXT, text="a\nb\u2028c"),))
     request = ResponseRequest(model="alias", input=(line_ends,))
-    body = render_chat_request(request, (), upstream_model="m", quirks=DEFAULT_QUIRKS)
+    tool = attrs.evolve(FUNCTION, parameters='{"a":"\u2029"}'.encode())
+    body = render_chat_request(request, (), plan_for(request, tool), upstream_model="m", quirks=DEFAULT_QUIRKS)
     assert len(body.decode().splitlines()) == 1

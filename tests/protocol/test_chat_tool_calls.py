@@ -1,9 +1,18 @@
 """Tool calls as they are met in the field: whatever the pieces look like, each call comes out whole and once."""
 
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dwctl_trio.domain.ids import synthetic_call_id
 from dwctl_trio.domain.turn import FinishReason, ToolCallFragment, TurnFinished
+from dwctl_trio.protocol.chat_completions import ChunkReassembler
 from dwctl_trio.testing.chat_reading import STEP_ID, chunk, chunk_stream, gather, read_answer
 from dwctl_trio.testing.chat_scripts import ExpectedCall, ExpectedTurn
+from dwctl_trio.testing.request_strategies import texts
 
 
 def turn_of(*chunks: object) -> ExpectedTurn:
@@ -74,3 +83,64 @@ def test_arguments_wait_for_the_id_and_the_name_and_then_flow():
 def test_an_entry_that_says_nothing_is_no_call():
     assert turn_of(chunk(tool_calls=[{"index": 0, "function": {}}]), chunk("stop")).calls == ()
     assert turn_of(chunk(function_call={"name": None}), chunk("stop")).calls == ()
+
+
+def read_custom(*chunks) -> list:
+    """The fragments of an answer in which ``c`` is a custom tool."""
+    reassembler = ChunkReassembler(
+        STEP_ID, event_bytes_max=1 << 20, answer_bytes_max=1 << 20, tool_calls_max=4, custom_tools={"c"}
+    )
+    return [*reassembler.feed(chunk_stream(*chunks)), *reassembler.end()]
+
+
+@given(text=texts(), cuts=st.lists(st.integers(0, 200), max_size=4))
+def test_the_text_for_a_custom_tool_comes_out_plain_whole_and_once_however_it_was_cut(text, cuts):
+    arguments = json.dumps({"input": text})
+    places = [0, *sorted(min(cut, len(arguments)) for cut in cuts), len(arguments)]
+    pieces = [arguments[start:end] for start, end in pairwise(places)]
+    chunks = [piece(pieces[0], index=0, id="a", name="c"), *(piece(part, index=0) for part in pieces[1:])]
+
+    fragments = read_custom(*chunks, chunk("tool_calls"))
+
+    assert fragments == [
+        ToolCallFragment(position=0, call_id="a", name="c", arguments=text),
+        TurnFinished(FinishReason.TOOL_CALLS),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ('{"input": "a", "why": 1}', "a"),
+        ("plain", "plain"),
+        ("", ""),
+        ('"a"', '"a"'),
+        ('{"input": 7}', '{"input": 7}'),
+        ('{"text": "a"}', '{"text": "a"}'),
+        ('{"input": "a', '{"input": "a'),
+        ('{"input": "\\u0000"}', "\ufffd"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_what_is_not_the_one_argument_goes_to_the_custom_tool_as_it_is(arguments, text):
+    (fragment, _) = read_custom(piece(arguments, index=0, id="a", name="c"), chunk("tool_calls"))
+
+    assert fragment.arguments == text
+
+
+def test_a_custom_tools_call_without_an_id_waits_for_its_name_and_gets_one():
+    fragments = read_custom(piece('{"input":', index=0), piece('"a"}', index=0, name="c"), chunk("tool_calls"))
+
+    expected_id = synthetic_call_id(STEP_ID, 0)
+    assert fragments[0] == ToolCallFragment(position=0, call_id=expected_id, name="c", arguments="a")
+
+
+def test_a_function_beside_a_custom_tool_still_flows():
+    fragments = read_custom(
+        piece('{"input":"a"}', index=0, id="a", name="c"),
+        piece("1", index=1, id="b", name="f"),
+        piece("2", index=1),
+        chunk("tool_calls"),
+    )
+
+    assert [(fragment.position, fragment.arguments) for fragment in fragments[:3]] == [(1, "1"), (1, "2"), (0, "a")]

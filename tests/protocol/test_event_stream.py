@@ -20,17 +20,46 @@ from dwctl_trio.domain.events import (
     ContentPartAdded,
     ContentPartDone,
     Event,
+    ItemEvent,
+    McpCallCompleted,
+    McpCallFailed,
+    McpCallInProgress,
     OutputItemAdded,
     OutputItemDone,
     StreamEvent,
+    SubAgentEvent,
 )
-from dwctl_trio.domain.items import FunctionCall, ItemStatus, Message, Reasoning, ReasoningPart, RefusalPart, TextPart
+from dwctl_trio.domain.items import (
+    CALL_TYPES,
+    CallKind,
+    FunctionCall,
+    ItemStatus,
+    McpCall,
+    Message,
+    Reasoning,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+)
+from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.protocol import json
-from dwctl_trio.protocol.event_stream import DELTA_TYPES, DONE_TYPES, SNAPSHOT_TYPES, EventEncoder, render_event
-from dwctl_trio.protocol.response_object import render_item, render_part, render_response
+from dwctl_trio.protocol.event_stream import (
+    ARGUMENTS_TYPES,
+    DELTA_TYPES,
+    DONE_TYPES,
+    MCP_CALL_TYPES,
+    SNAPSHOT_TYPES,
+    SUB_AGENT_TYPE,
+    EventEncoder,
+    render_event,
+)
+from dwctl_trio.protocol.output_items import render_item, render_part
+from dwctl_trio.protocol.response_object import render_response
 from dwctl_trio.protocol.sse import SseDecoder, SseFrame, encode_frame
-from dwctl_trio.testing.domain_strategies import number, streams
+from dwctl_trio.testing.domain_strategies import streams
+from dwctl_trio.testing.played_runs import number
 from dwctl_trio.testing.request_strategies import texts
+from dwctl_trio.testing.wire import read_stream
 
 LINE_ENDS = ["\r", "\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
 SDK_EVENTS = TypeAdapter[Any](ResponseStreamEvent)
@@ -101,8 +130,9 @@ def test_our_own_decoder_reads_what_the_encoder_writes(stream: tuple[StreamEvent
 
 
 @given(stream=streams(max_fragments=4))
-def test_the_official_sdk_knows_every_event(stream: tuple[StreamEvent, ...]) -> None:
-    for frame in decode(EventEncoder().encode(0, [numbered.event for numbered in stream])):
+def test_the_official_sdk_knows_every_event_but_our_own(stream: tuple[StreamEvent, ...]) -> None:
+    known = [numbered.event for numbered in stream if not isinstance(numbered.event, SubAgentEvent)]
+    for frame in decode(EventEncoder().encode(0, known)):
         parsed = SDK_EVENTS.validate_json(frame.data)
 
         assert parsed.type == frame.event
@@ -131,14 +161,17 @@ def test_a_delta_from_the_template_is_the_delta_encoded_plainly(events: list[Con
         assert_is_one_block(block, sequence_number, event)
 
 
-others = st.one_of(
-    st.builds(ArgumentsDelta, places, st.just("fc_1"), all_texts),
-    st.builds(ArgumentsDone, places, st.just("fc_1"), all_texts, all_texts),
+kinds = st.sampled_from(CallKind)
+others: st.SearchStrategy[ItemEvent] = st.one_of(
+    st.builds(ArgumentsDelta, kinds, places, st.just("fc_1"), all_texts),
+    st.builds(ArgumentsDone, kinds, places, st.just("fc_1"), all_texts, all_texts),
     st.builds(ContentDone, st.sampled_from(ContentKind), places, st.just("msg_1"), places, all_texts),
+    st.builds(McpCallInProgress, places, st.just("mcp_1")),
 )
+inside = st.builds(SubAgentEvent, all_texts, st.just("mcp_1"), deltas | others)
 
 
-@given(events=st.lists(deltas | others, max_size=12))
+@given(events=st.lists(deltas | others | inside, max_size=12))
 def test_other_events_between_deltas_leave_the_template_right(events: list[Event]) -> None:
     blocks = split(EventEncoder().encode(0, events))
 
@@ -196,20 +229,108 @@ THOUGHT = Reasoning(id="rs_1", status=ItemStatus.COMPLETED, content=(ReasoningPa
             {"item_id": "msg_1", "output_index": 0, "content_index": 0, "refusal": "a"},
         ),
         (
-            ArgumentsDelta(1, "fc_1", "{"),
+            ArgumentsDelta(CallKind.FUNCTION, 1, "fc_1", "{"),
             "response.function_call_arguments.delta",
             {"item_id": "fc_1", "output_index": 1, "delta": "{"},
         ),
         (
-            ArgumentsDone(1, "fc_1", "f", "{}"),
+            ArgumentsDone(CallKind.FUNCTION, 1, "fc_1", "f", "{}"),
             "response.function_call_arguments.done",
             {"item_id": "fc_1", "output_index": 1, "name": "f", "arguments": "{}"},
+        ),
+        (
+            ArgumentsDelta(CallKind.CUSTOM, 1, "ctc_1", "a"),
+            "response.custom_tool_call_input.delta",
+            {"item_id": "ctc_1", "output_index": 1, "delta": "a"},
+        ),
+        (
+            ArgumentsDone(CallKind.CUSTOM, 1, "ctc_1", "c", "ab"),
+            "response.custom_tool_call_input.done",
+            {"item_id": "ctc_1", "output_index": 1, "input": "ab"},
+        ),
+        (
+            ArgumentsDelta(CallKind.SERVER, 1, "mcp_1", "{"),
+            "response.mcp_call_arguments.delta",
+            {"item_id": "mcp_1", "output_index": 1, "delta": "{"},
+        ),
+        (
+            ArgumentsDone(CallKind.SERVER, 1, "mcp_1", "s", "{}"),
+            "response.mcp_call_arguments.done",
+            {"item_id": "mcp_1", "output_index": 1, "arguments": "{}"},
+        ),
+        (McpCallInProgress(1, "mcp_1"), "response.mcp_call.in_progress", {"item_id": "mcp_1", "output_index": 1}),
+        (McpCallCompleted(1, "mcp_1"), "response.mcp_call.completed", {"item_id": "mcp_1", "output_index": 1}),
+        (McpCallFailed(1, "mcp_1"), "response.mcp_call.failed", {"item_id": "mcp_1", "output_index": 1}),
+        (
+            SubAgentEvent("researcher", "mcp_1", McpCallFailed(0, "mcp_2")),
+            "dwctl:sub_agent",
+            {
+                "agent": {"agent_name": "researcher"},
+                "item_id": "mcp_1",
+                "event": {"type": "response.mcp_call.failed", "item_id": "mcp_2", "output_index": 0},
+            },
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_an_event_has_the_fields_that_openai_documents(event: Event, kind: str, fields: dict[str, Any]) -> None:
     assert render_event(event) == (kind, fields)
+
+
+DONE_CALL = McpCall(id="mcp_1", status=ItemStatus.COMPLETED, call_id="mcp_1", name="s", arguments="{}", output="out")
+FAILED_CALL = McpCall(id="mcp_1", status=ItemStatus.FAILED, call_id="mcp_1", name="s", arguments="{}", error="why")
+OPEN_MESSAGE = Message(id="msg_1", status=ItemStatus.IN_PROGRESS)
+EVERY_ITEM_EVENT: list[ItemEvent] = [
+    OutputItemAdded(0, OPEN_MESSAGE),
+    *(ContentPartAdded(0, "msg_1", 0, part) for part in (TextPart(text=""), RefusalPart(refusal=""))),
+    *(ContentDelta(kind, 0, "msg_1", 0, "a") for kind in ContentKind),
+    *(ContentDone(kind, 0, "msg_1", 0, "a") for kind in ContentKind),
+    ContentPartDone(0, "rs_1", 0, ReasoningPart(text="a")),
+    *(
+        event
+        for kind, make in CALL_TYPES.items()
+        for event in (
+            OutputItemAdded(1, make(id=kind.value, status=ItemStatus.IN_PROGRESS, call_id=kind.value, name="f")),
+            ArgumentsDelta(kind, 1, kind.value, "{}"),
+            ArgumentsDone(kind, 1, kind.value, "f", "{}"),
+            OutputItemDone(
+                1, make(id=kind.value, status=ItemStatus.INCOMPLETE, call_id=kind.value, name="f", arguments="{}")
+            ),
+        )
+    ),
+    *(make(1, "mcp_1") for make in MCP_CALL_TYPES),
+    OutputItemDone(1, DONE_CALL),
+    OutputItemDone(1, FAILED_CALL),
+]
+
+
+@pytest.mark.parametrize("event", EVERY_ITEM_EVENT, ids=lambda event: render_event(event)[0])
+def test_the_official_sdks_strict_types_accept_every_kind_of_event(event: ItemEvent) -> None:
+    (frame,) = decode(EventEncoder().encode(7, [event]))
+
+    parsed = SDK_EVENTS.validate_json(frame.data, strict=True)
+
+    assert (parsed.type, parsed.sequence_number) == (frame.event, 7)
+
+
+def test_every_kind_of_event_is_read_back_alone_and_inside_a_sub_agents() -> None:
+    tagged = [SubAgentEvent("researcher", "mcp_0", event) for event in EVERY_ITEM_EVENT]
+    asked = ResponseRequest(model="m", input=())
+    events: list[Event] = [*EVERY_ITEM_EVENT, *tagged]
+
+    read = read_stream(EventEncoder().encode(0, events), asked)
+
+    assert [numbered.event for numbered in read.events] == events
+    assert [numbered.sequence_number for numbered in read.events] == list(range(len(events)))
+
+
+def test_what_is_inside_a_sub_agents_event_has_no_number_of_its_own() -> None:
+    (frame,) = decode(EventEncoder().encode(3, [SubAgentEvent("researcher", "mcp_0", EVERY_ITEM_EVENT[3])]))
+    data = msgspec.json.decode(frame.data)
+
+    assert data["sequence_number"] == 3
+    assert data["event"]["type"] == "response.output_text.delta"
+    assert "sequence_number" not in data["event"]
 
 
 @given(stream=streams(max_fragments=2))
@@ -225,9 +346,11 @@ def test_a_snapshot_carries_the_response_as_get_returns_it(stream: tuple[StreamE
 
 
 def test_every_kind_of_content_has_its_own_names() -> None:
-    named = [*DELTA_TYPES.values(), *DONE_TYPES.values(), *SNAPSHOT_TYPES.values()]
+    named = [*DELTA_TYPES.values(), *DONE_TYPES.values(), *SNAPSHOT_TYPES.values(), SUB_AGENT_TYPE]
+    named += [*ARGUMENTS_TYPES.values(), *MCP_CALL_TYPES.values()]
 
     assert set(DELTA_TYPES) == set(DONE_TYPES) == set(ContentKind)
+    assert set(ARGUMENTS_TYPES) == set(CallKind)
     assert len(set(named)) == len(named)
 
 

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from openai.types.responses import Response as SdkResponse
 
 from dwctl_trio.domain.items import (
+    CallKind,
+    CustomToolCall,
     FunctionCall,
     ItemStatus,
+    McpCall,
     Message,
     OutputItem,
     Reasoning,
@@ -33,18 +36,10 @@ from dwctl_trio.domain.response import (
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.protocol import json
-from dwctl_trio.protocol.response_object import (
-    parse_item,
-    parse_items,
-    parse_part,
-    parse_turn,
-    render_item,
-    render_part,
-    render_response,
-    render_turn,
-    render_usage,
-)
-from dwctl_trio.testing.request_strategies import response_requests, texts
+from dwctl_trio.protocol.output_items import parse_item, parse_items, parse_part, render_item, render_part
+from dwctl_trio.protocol.response_object import parse_turn, render_response, render_turn, render_usage
+from dwctl_trio.testing.request_strategies import offered_tools, response_requests, texts
+from dwctl_trio.testing.wire import parse_response
 
 OPEN_RESPONSES_REQUIRED = {
     *("id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id"),
@@ -61,9 +56,13 @@ REQUIRED_OF_ITEM = {
     "message": {"type", "id", "status", "role", "content"},
     "reasoning": {"type", "id", "status", "summary", "content"},
     "function_call": {"type", "id", "call_id", "name", "arguments", "status"},
+    "custom_tool_call": {"type", "id", "call_id", "name", "input", "status"},
+    "mcp_call": {
+        *("type", "id", "server_label", "name", "arguments", "status", "output", "error", "approval_request_id"),
+    },
 }
 
-statuses = st.sampled_from(ItemStatus)
+statuses = st.sampled_from([status for status in ItemStatus if status is not ItemStatus.FAILED])
 identifiers = st.text("abc123_", min_size=1, max_size=8)
 text_parts = st.builds(TextPart, text=texts())
 refusal_parts = st.builds(RefusalPart, refusal=texts())
@@ -75,10 +74,24 @@ messages = st.builds(
 thoughts = st.builds(
     Reasoning, id=identifiers, status=statuses, content=st.lists(reasoning_parts, max_size=3).map(tuple)
 )
-calls = st.builds(
-    FunctionCall, id=identifiers, status=statuses, call_id=identifiers, name=identifiers, arguments=texts()
+client_calls = st.one_of(
+    st.builds(make, id=identifiers, status=statuses, call_id=identifiers, name=identifiers, arguments=texts())
+    for make in (FunctionCall, CustomToolCall)
 )
-items: st.SearchStrategy[OutputItem] = messages | thoughts | calls
+mcp_calls = st.one_of(
+    st.builds(
+        McpCall,
+        id=identifiers,
+        status=st.just(status),
+        call_id=identifiers,
+        name=identifiers,
+        arguments=texts(),
+        output=texts() if status is ItemStatus.COMPLETED else st.none(),
+        error=texts() if status is ItemStatus.FAILED else st.none(),
+    )
+    for status in ItemStatus
+)
+items: st.SearchStrategy[OutputItem] = messages | thoughts | client_calls | mcp_calls
 outputs = st.lists(items, max_size=3).map(tuple)
 counts = st.integers(0, 2**40)
 usages = st.builds(
@@ -111,6 +124,7 @@ responses = st.one_of(
         created_at=counts,
         request=response_requests(),
         status=st.just(status),
+        tools=offered_tools(*CallKind),
         output=outputs,
         usage=st.none() | usages,
         **outcome,
@@ -156,6 +170,11 @@ def test_what_was_asked_is_echoed(response: Response) -> None:
 
     for name in ("model", "instructions", "store", "background", "user", "safety_identifier", "prompt_cache_key"):
         assert rendered[name] == getattr(request, name)
+    for name in ("parallel_tool_calls", "max_tool_calls"):
+        assert rendered[name] == getattr(request, name)
+    assert isinstance(rendered["tool_choice"], str) == (
+        request.tool_choice.name is None and request.tool_choice.allowed is None
+    )
     assert rendered["metadata"] == dict(request.metadata)
     assert list(rendered["metadata"]) == [key for key, _ in request.metadata]
     assert rendered["temperature"] == (1.0 if request.temperature is None else request.temperature)
@@ -192,14 +211,68 @@ def test_the_terminal_statuses_are_those_of_openai(status: str) -> None:
     assert status in {"completed", "incomplete", "failed", "cancelled"}
 
 
+def as_clients_know_it(item: OutputItem) -> OutputItem:
+    """*item* without what is not on the wire."""
+    return attrs.evolve(item, call_id=item.id) if isinstance(item, McpCall) else item
+
+
 @given(item=items)
-def test_an_item_that_was_rendered_is_parsed_to_itself(item: OutputItem) -> None:
-    assert parse_item(on_the_wire(render_item(item))) == item
+def test_an_item_that_was_rendered_is_parsed_to_what_clients_know_of_it(item: OutputItem) -> None:
+    assert parse_item(on_the_wire(render_item(item))) == as_clients_know_it(item)
 
 
 @given(output=outputs)
 def test_items_keep_their_order(output: tuple[OutputItem, ...]) -> None:
-    assert parse_items(on_the_wire([render_item(item) for item in output])) == output
+    known = tuple(as_clients_know_it(item) for item in output)
+
+    assert parse_items(on_the_wire([render_item(item) for item in output])) == known
+
+
+@pytest.mark.parametrize(
+    ("members", "shown"),
+    [
+        ({"status": ItemStatus.IN_PROGRESS}, {"status": "in_progress", "output": None, "error": None}),
+        (
+            {"status": ItemStatus.COMPLETED, "output": "out"},
+            {"status": "completed", "output": "out", "error": None},
+        ),
+        (
+            {"status": ItemStatus.FAILED, "error": "why"},
+            {
+                "status": "failed",
+                "output": None,
+                "error": {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": "why"}]},
+            },
+        ),
+    ],
+)
+def test_a_call_of_the_servers_is_one_receipt_without_the_models_own_id(
+    members: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    call = McpCall(id="mcp_1", call_id="call_1", name="s", arguments="{}", **members)
+
+    assert render_item(call) == {
+        "id": "mcp_1",
+        "type": "mcp_call",
+        "server_label": "dwctl",
+        "name": "s",
+        "arguments": "{}",
+        "approval_request_id": None,
+        **shown,
+    }
+
+
+@given(response=responses)
+def test_a_response_is_read_back_with_all_that_is_on_the_wire(response: Response) -> None:
+    rendered = on_the_wire(render_response(response))
+
+    parsed = parse_response(rendered, response.request)
+
+    assert on_the_wire(render_response(parsed)) == rendered
+    assert parsed.output == tuple(as_clients_know_it(item) for item in response.output)
+    assert [tool.name for tool in parsed.tools if tool.kind is CallKind.SERVER] == [
+        tool.name for tool in response.tools if tool.kind is CallKind.SERVER
+    ]
 
 
 @given(part=parts)

@@ -22,6 +22,8 @@ from dwctl_trio.domain.errors import (
 )
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.tools import FREE_CHOICE
+from dwctl_trio.domain.transitions import TurnPlan
 from dwctl_trio.domain.turn import TextFragment
 from dwctl_trio.ports import UpstreamCall
 from dwctl_trio.protocol.request_body import parse_request
@@ -32,6 +34,8 @@ from dwctl_trio.upstream.client import Upstreams, open_upstreams
 
 WAIT_S = 10.0
 """Bound of the tests' waits: far more than any needs on a busy machine, far less than a hung run."""
+
+PLAN = TurnPlan(tools=(), tool_choice=FREE_CHOICE, max_output_tokens=None)
 
 
 @asynccontextmanager
@@ -48,7 +52,7 @@ async def _open(
 def _call(model: str, key: str = "none") -> UpstreamCall:
     request = parse_request({"model": model, "input": f"hello key:{key}"})
     route = ModelRoute(model=model, upstream="simulator", upstream_model=model)
-    return UpstreamCall(route=route, request=request, turns=(), step_id=uuid4())
+    return UpstreamCall(route=route, request=request, output=(), plan=PLAN, step_id=uuid4())
 
 
 async def _read(upstreams: Upstreams, model: str, key: str = "none") -> str:

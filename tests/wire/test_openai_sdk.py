@@ -1,34 +1,25 @@
 """The official OpenAI SDK against the running server: what its users do, and what its types demand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import httpx
 import openai
-import pydantic
 import pytest
 import trio
 from openai.types.responses import Response
+from tests.wire.sdk import SDK_S, assert_typed, use
 
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.testing.service import Service, open_service
 from dwctl_trio.testing.simulator_script import expected_text
 
-SDK_S = 20.0
-"""Bound of the SDK's own waits."""
-
 MODELS = (
     "echo-3", "echo-3-each", "reasoning-2-3", "refusal-2", "echo-3-cut", "echo-2-length", "echo-2-filter", "tools-2",
     "echo-3-nousage", "echo-3-unicode", "echo-0",
 )  # fmt: skip
-
-NAMED_EXTRAS = {
-    "Response": {"presence_penalty", "frequency_penalty", "store"},
-    "ResponseFunctionCallArgumentsDoneEvent": {"name"},
-}
-"""Fields that the SDK's types do not know, by type: of Open Responses, or missing in the SDK."""
 
 
 @pytest.fixture
@@ -37,51 +28,15 @@ async def service(postgres_dsn: str) -> AsyncIterator[Service]:
         yield service
 
 
-async def _use(service: Service, work: Callable[[openai.OpenAI], Any], *, api_key: str = "unused") -> Any:
-    """Do *work* with a client of the SDK, in a thread, as its users do."""
-
-    def run() -> Any:
-        http = httpx.Client(trust_env=False)
-        with openai.OpenAI(
-            base_url=f"{service.url}/v1", api_key=api_key, max_retries=0, timeout=SDK_S, http_client=http
-        ) as client:
-            return work(client)
-
-    with trio.fail_after(SDK_S):
-        return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
-
-
-def _extras(value: object) -> Iterator[tuple[str, str]]:
-    """Every field in *value*, at any depth, that its type does not have: the type's name and the field's."""
-    if isinstance(value, pydantic.BaseModel):
-        for name in value.model_extra or {}:
-            yield type(value).__name__, name
-        for name in type(value).model_fields:
-            yield from _extras(getattr(value, name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _extras(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _extras(item)
-
-
-def _assert_typed(value: pydantic.BaseModel) -> None:
-    """*value* has all that its type demands, and beyond it only what is on the list."""
-    type(value).model_validate(value.to_dict())
-    unnamed = {(kind, name) for kind, name in _extras(value) if name not in NAMED_EXTRAS.get(kind, ())}
-    assert not unnamed, unnamed
-
-
 @pytest.mark.slow
 async def test_a_created_response_is_typed_and_equals_the_retrieved_one(service: Service) -> None:
     def work(client: openai.OpenAI) -> tuple[Response, Response]:
         created = client.responses.create(model="echo-5", input="hello")
         return created, client.responses.retrieve(created.id)
 
-    created, retrieved = await _use(service, work)
+    created, retrieved = await use(service, work)
 
-    _assert_typed(created)
+    assert_typed(created)
     assert (created.status, created.output_text) == ("completed", expected_text("echo-5"))
     assert created.usage.total_tokens == created.usage.input_tokens + 5
     assert retrieved.model_dump() == created.model_dump()
@@ -94,10 +49,10 @@ async def test_every_event_is_one_that_the_types_of_the_sdk_know(service: Servic
         events = list(client.responses.create(model=model, input="hello", stream=True))
         return events, client.responses.retrieve(events[-1].response.id)
 
-    events, retrieved = await _use(service, work)
+    events, retrieved = await use(service, work)
 
     for event in events:
-        _assert_typed(event)
+        assert_typed(event)
         assert type(event).__name__ != "BaseModel", event.type
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert (events[0].type, events[-1].type) == ("response.created", f"response.{events[-1].response.status}")
@@ -112,7 +67,7 @@ async def test_the_helper_that_accumulates_a_stream_ends_with_the_retrieved_resp
             final = stream.get_final_response()
         return said, final, client.responses.retrieve(final.id)
 
-    said, final, retrieved = await _use(service, work)
+    said, final, retrieved = await use(service, work)
 
     assert said == final.output_text == retrieved.output_text == expected_text("echo-20")
     known = retrieved.model_dump(exclude={"output"})
@@ -142,7 +97,7 @@ async def test_keep_alive_comments_ids_and_done_do_not_disturb_the_sdk(postgres_
             service.simulator.resume("quiet")
 
         nursery.start_soon(resume_after_some_comments)
-        events = await _use(service, lambda client: list(client.responses.create(**asked)))
+        events = await use(service, lambda client: list(client.responses.create(**asked)))
 
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].type == "response.completed"
@@ -159,7 +114,7 @@ async def test_a_deleted_response_is_not_found(service: Service) -> None:
         with pytest.raises(openai.NotFoundError):
             client.responses.delete(created.id)
 
-    await _use(service, work)
+    await use(service, work)
 
 
 @pytest.mark.slow
@@ -187,7 +142,7 @@ async def test_errors_have_the_classes_that_users_catch(postgres_dsn: str) -> No
                 client.responses.create(model="error-500", input="hello", temperature=9)
             assert (refused.value.param, refused.value.type) == ("temperature", "invalid_request_error")
 
-        await _use(service, work)
+        await use(service, work)
 
 
 @pytest.mark.slow
@@ -206,8 +161,8 @@ async def test_a_wrong_key_is_an_authentication_error_and_a_right_one_works(post
                     act()
                 assert caught.value.code == "invalid_api_key"
 
-        await _use(service, refused, api_key="sk-dwctl-wrong")
-        said = await _use(service, lambda sdk: sdk.responses.create(model="echo-1", input="x").output_text, api_key=key)
+        await use(service, refused, api_key="sk-dwctl-wrong")
+        said = await use(service, lambda sdk: sdk.responses.create(model="echo-1", input="x").output_text, api_key=key)
     assert said == "word0 "
 
 
@@ -217,7 +172,7 @@ async def test_a_retry_of_the_sdk_gets_through_where_the_upstream_recovers(servi
         patient = client.with_options(max_retries=2)
         return patient.responses.create(model="echo-2-flaky-1", input="hello key:flaky")
 
-    response = await _use(service, work)
+    response = await use(service, work)
 
     assert response.output_text == expected_text("echo-2")
     assert service.simulator.statistics().total == 2
@@ -244,9 +199,9 @@ async def test_what_was_asked_is_echoed_and_passed_on(service: Service) -> None:
         "store": True,
     }
 
-    response = await _use(service, lambda client: client.responses.create(**asked))
+    response = await use(service, lambda client: client.responses.create(**asked))
 
-    _assert_typed(response)
+    assert_typed(response)
     shown = response.to_dict()
     for name in asked.keys() - {"input", "reasoning"}:
         assert shown[name] == asked[name], name
@@ -266,10 +221,10 @@ async def test_the_models_are_listed(postgres_dsn: str) -> None:
         def work(client: openai.OpenAI) -> tuple[list[Any], Any]:
             return list(client.models.list()), client.models.retrieve("org/small")
 
-        listed, one = await _use(service, work)
+        listed, one = await use(service, work)
 
     for model in (*listed, one):
-        _assert_typed(model)
+        assert_typed(model)
     assert [model.id for model in listed] == ["gpt-4o", "org/small"]
     assert one.id == "org/small"
 
@@ -297,7 +252,7 @@ async def test_the_async_sdk_streams_and_leaves_under_asyncio(service: Service) 
         await service.simulator.wait_aborted("left")
 
     for event in events:
-        _assert_typed(event)
+        assert_typed(event)
     assert events[-1].response.output_text == expected_text("echo-9")
     assert [response.output_text for response in many] == [expected_text("echo-4")] * 10
     assert left.startswith("msg_")

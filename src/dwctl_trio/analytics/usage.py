@@ -8,6 +8,12 @@ from dwctl_trio.ports import UsageLine
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SINCE = re.compile(r"([0-9]{1,6})([smhd])")
 _UNKNOWN = "?"
+_TOOL = "tool"
+_TOOL_COLUMNS = 3
+"""What is known of calls of tools: which, how many, and how many of them failed."""
+
+BY = ("model", "owner", _TOOL)
+"""What a report can have a line for each of."""
 
 
 def parse_since(text: str) -> float:
@@ -23,12 +29,14 @@ def parse_since(text: str) -> float:
 
 
 def render_usage_report(lines: Sequence[UsageLine], *, by: str) -> str:
-    """*lines* as a table for people."""
+    """*lines* as a table for people; by ``tool`` they are calls of tools, which have no tokens."""
     if not lines:
-        return "No model calls in this time."
+        return f"No {'tool' if by == _TOOL else 'model'} calls in this time."
     heads = (by, "calls", "failed", "input", "cached", "output", "reasoning", "cost")
     table = [heads, *(_cells(line) for line in lines)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
+    if by == _TOOL:
+        table = [row[:_TOOL_COLUMNS] for row in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rendered = []
     for row in table:
         numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))

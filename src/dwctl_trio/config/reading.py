@@ -17,27 +17,28 @@ from typing import Any
 
 import attrs
 
+from dwctl_trio.config.headers import parse_headers
 from dwctl_trio.config.rules import check_whole
 from dwctl_trio.config.section import ConfigError, Section, describe_kind, show
+from dwctl_trio.config.tools import check_tool_names, parse_tools
 from dwctl_trio.config.url import CHAT_PATH, is_base_url, is_database_url, mask_url
 from dwctl_trio.config.values import Config, UpstreamConfig, UpstreamTimeouts
 from dwctl_trio.config.yaml_document import decode_yaml
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.models import MODEL_CHARACTERS_MAX, ModelRoute, Price
 from dwctl_trio.domain.rates import OwnerRates
+from dwctl_trio.domain.tools import ToolCatalog
 from dwctl_trio.protocol.chat_completions import Quirks
 
 ENVIRONMENT_PREFIX = "DWCTL_"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
 _TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NEEDED_FIELDS = frozenset({"messages", "model", "stream"})
 """Of a call of an upstream: without them it would be another call."""
-_NO_TOOLS = "server tools are not available in this release; remove the key"
 
 
 def load_config(
@@ -97,10 +98,10 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "log_level",
         )
     )
-    if top.items("tools"):
-        top.fail("tools", _NO_TOOLS)
     auth = top.section("auth")
     auth.refuse_unknown(("mode",))
+    models, limits = _parse_models(top), _parse_limits(top.section("limits"))
+    tools = parse_tools(top, models, limits)
     config = Config(
         host=top.text("host", "127.0.0.1"),
         port=top.integer("port", 3001, minimum=0, maximum=65535),
@@ -108,8 +109,10 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         data_dir=Path(top.text("data_dir", ".dwctl")),
         auth_mode=auth.choice("mode", "keys", _AUTH_MODES),
         upstreams=_parse_upstreams(top.section("upstreams")),
-        models=_parse_models(top),
-        limits=_parse_limits(top.section("limits")),
+        models=models,
+        model_tools=_parse_model_tools(top, tools),
+        tools=tools,
+        limits=limits,
         owners=_parse_owners(top.section("owners")),
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
@@ -129,7 +132,6 @@ def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
         section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {show(mask_url(base_url))}")
     if base_url.rstrip("/").endswith(CHAT_PATH):
         section.fail("base_url", f"leave out {CHAT_PATH} at the end: the server adds it itself")
-    headers = section.section("headers")
     timeouts = section.section("timeouts")
     timeouts.refuse_unknown(tuple(field.name for field in attrs.fields(UpstreamTimeouts)))
     return UpstreamConfig(
@@ -138,7 +140,7 @@ def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
         api_key=section.optional_secret("api_key"),
         max_concurrency=section.integer("max_concurrency", 256, minimum=1, maximum=100_000),
         quirks=_parse_quirks(section.section("quirks")),
-        headers=tuple(_parse_header(headers, header) for header in headers.names()),
+        headers=parse_headers(section.section("headers")),
         timeouts=UpstreamTimeouts(
             **{field.name: timeouts.seconds(field.name) for field in attrs.fields(UpstreamTimeouts)}
         ),
@@ -150,15 +152,6 @@ def _parse_database_url(top: Section) -> str | None:
     if url is not None and not is_database_url(url):
         top.fail("database_url", f"expected postgresql://user:password@host/name, but got {show(mask_url(url))}")
     return url
-
-
-def _parse_header(headers: Section, name: str) -> tuple[str, str]:
-    if not _HEADER_NAME.fullmatch(name):
-        headers.fail(name, "is not the name of an HTTP header")
-    value = headers.optional_secret(name)
-    if value is None:
-        headers.fail(name, "must not be empty")
-    return name, value
 
 
 def _parse_quirks(section: Section) -> Quirks:
@@ -185,8 +178,6 @@ def _parse_models(top: Section) -> tuple[ModelRoute, ...]:
 
 def _parse_model(section: Section) -> ModelRoute:
     section.refuse_unknown(("name", "upstream", "upstream_model", "price", "tools"))
-    if section.items("tools"):
-        section.fail("tools", _NO_TOOLS)
     name = _parse_model_name(section, "name")
     return ModelRoute(
         model=name,
@@ -201,6 +192,16 @@ def _parse_model_name(section: Section, key: str, default: str | None = None) ->
     if len(name) > MODEL_CHARACTERS_MAX:
         section.fail(key, f"expected at most {MODEL_CHARACTERS_MAX} characters, but got {len(name)}")
     return name
+
+
+def _parse_model_tools(top: Section, tools: ToolCatalog) -> dict[str, tuple[str, ...]]:
+    named = {}
+    for index, entry in enumerate(top.items("models")):
+        section = Section(entry, f"models[{index}]")
+        if names := section.words("tools", "tool names"):
+            check_tool_names(section.key("tools"), names, tools)
+            named[section.text("name")] = names
+    return named
 
 
 def _parse_price(section: Section) -> Price:

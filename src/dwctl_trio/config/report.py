@@ -1,11 +1,13 @@
 """The configuration in force, for people to read: as YAML, every secret masked."""
 
 import attrs
+import msgspec
 import yaml
 
 from dwctl_trio.config.url import MASK, mask_url
 from dwctl_trio.config.values import Config, UpstreamConfig
 from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.tools import AgentTool, HttpTool, ServerTool
 
 
 def render_config(config: Config) -> str:
@@ -17,7 +19,8 @@ def render_config(config: Config) -> str:
         "data_dir": str(config.data_dir),
         "auth": {"mode": config.auth_mode},
         "upstreams": {upstream.name: _render_upstream(upstream) for upstream in config.upstreams},
-        "models": [_render_route(route) for route in config.models],
+        "models": [_render_route(route, config.model_tools.get(route.model, ())) for route in config.models],
+        "tools": [_render_tool(tool) for tool in config.tools.values()],
         "owners": {name: attrs.asdict(rates) for name, rates in config.owners},
         "tracing": {"endpoint": config.tracing_endpoint},
         "log_level": config.log_level,
@@ -43,7 +46,7 @@ def _render_upstream(upstream: UpstreamConfig) -> dict[str, object]:
     }
 
 
-def _render_route(route: ModelRoute) -> dict[str, object]:
+def _render_route(route: ModelRoute, tools: tuple[str, ...]) -> dict[str, object]:
     rendered: dict[str, object] = {
         "name": route.model,
         "upstream": route.upstream,
@@ -55,4 +58,29 @@ def _render_route(route: ModelRoute) -> dict[str, object]:
             "output_per_million": str(route.price.output_per_million),
             "currency": route.price.currency,
         }
+    if tools:
+        rendered["tools"] = list(tools)
     return rendered
+
+
+def _render_tool(tool: ServerTool) -> dict[str, object]:
+    rendered: dict[str, object] = {"name": tool.name, "description": tool.description or None}
+    match tool:
+        case HttpTool():
+            return rendered | {
+                "kind": "http",
+                "url": mask_url(tool.url),
+                "parameters": msgspec.json.decode(tool.parameters),
+                "timeout_s": tool.timeout_s,
+                "idempotent": tool.idempotent,
+                "allow_private": tool.allow_private,
+                "headers": {name: MASK for name, _ in tool.headers},
+            }
+        case AgentTool():
+            return rendered | {
+                "kind": "agent",
+                "model": tool.route.model,
+                "instructions": tool.instructions,
+                "tools": list(tool.tools),
+                "timeout_s": tool.timeout_s,
+            }

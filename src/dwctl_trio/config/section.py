@@ -75,6 +75,16 @@ class Section:
             self.fail(name, f"expected {noun}, but got {show(value)}")
         return value
 
+    def words(self, name: str, noun: str) -> tuple[str, ...]:
+        """A list of strings, none of them twice; an empty one if absent."""
+        values = self.items(name, f"a list of {noun}")
+        for value in values:
+            if not isinstance(value, str):
+                self.fail(name, f"expected a list of {noun}, each a string")
+            if values.count(value) > 1:
+                self.fail(name, f"{show(value)} stands twice")
+        return tuple(values)
+
     def optional_text(self, name: str) -> str | None:
         """A string; None if absent."""
         value = self._values.get(name)
@@ -104,8 +114,8 @@ class Section:
             self.fail(name, "must not be empty")
         return value
 
-    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
-        """A string out of *allowed*."""
+    def choice(self, name: str, default: str | None, allowed: tuple[str, ...]) -> str:
+        """A string out of *allowed*; required unless there is a default."""
         value = self.text(name, default)
         if value not in allowed:
             self.fail(name, f"{show(value)} is not allowed; allowed: {', '.join(allowed)}")

@@ -3,6 +3,8 @@
 import re
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+import httpx
+
 CHAT_PATH = "/chat/completions"
 """What is added to an upstream's ``base_url``."""
 MASK = "***"
@@ -22,6 +24,19 @@ def is_base_url(url: str) -> bool:
         return False
     is_one_word = url.isprintable() and " " not in url
     is_bare = "?" not in url and "#" not in url
+    return is_one_word and is_bare and is_port_valid and parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def is_tool_url(url: str) -> bool:
+    """Whether *url* can be posted to: http or https, a host, no user, no fragment, no zone."""
+    try:
+        parts = urlsplit(url)
+        is_port_valid = parts.port != 0
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        return False
+    is_one_word = url.isprintable() and " " not in url
+    is_bare = "@" not in parts.netloc and "%" not in parts.netloc and "#" not in url
     return is_one_word and is_bare and is_port_valid and parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 

@@ -1,5 +1,6 @@
 """What an operator can set, as frozen values."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -7,6 +8,7 @@ import attrs
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.rates import OwnerRates
+from dwctl_trio.domain.tools import ToolCatalog
 from dwctl_trio.protocol.chat_completions import DEFAULT_QUIRKS, Quirks
 
 ANY = "*"
@@ -65,6 +67,10 @@ class Config:
     """The chat-completions servers, by name."""
     models: tuple[ModelRoute, ...] = ()
     """In the file's order; a route named ``*`` serves any other name."""
+    model_tools: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    """Names of the server tools that a model's entry lists, by its name; entries without any are not there."""
+    tools: ToolCatalog = attrs.field(factory=dict)
+    """The server's tools by name, in the file's order."""
     owners: tuple[tuple[str, OwnerRates], ...] = ()
     """Rates by owner; ``*`` holds for owners without an entry of their own."""
     limits: Limits = DEFAULT_LIMITS
@@ -76,11 +82,21 @@ class Config:
 
     def find_route(self, model: str) -> ModelRoute | None:
         """Where calls for *model* go, or None if no route serves it."""
-        for route in self.models:
-            if route.model == model:
-                return route
-        for route in self.models:
-            if route.model == ANY:
-                passed_on = model if route.upstream_model == ANY else route.upstream_model
-                return attrs.evolve(route, model=model, upstream_model=passed_on)
-        return None
+        return find_route(self.models, model)
+
+    def find_tools(self, model: str) -> tuple[str, ...]:
+        """Names of the server tools that a request for *model* gets unless it names its own."""
+        is_named = any(route.model == model for route in self.models)
+        return self.model_tools.get(model if is_named else ANY, ())
+
+
+def find_route(routes: Sequence[ModelRoute], model: str) -> ModelRoute | None:
+    """The one of *routes* that serves *model*: its own before the one for all; None if none does."""
+    for route in routes:
+        if route.model == model:
+            return route
+    for route in routes:
+        if route.model == ANY:
+            passed_on = model if route.upstream_model == ANY else route.upstream_model
+            return attrs.evolve(route, model=model, upstream_model=passed_on)
+    return None

@@ -3,7 +3,7 @@
 Rule: ``fold(events) == assemble(…chain…)`` for every run; what was streamed is what GET returns.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 import attrs
@@ -16,6 +16,9 @@ from dwctl_trio.domain.events import (
     ContentPartAdded,
     ContentPartDone,
     Event,
+    McpCallCompleted,
+    McpCallFailed,
+    McpCallInProgress,
     OutputItemAdded,
     OutputItemDone,
     ResponseCompleted,
@@ -24,16 +27,19 @@ from dwctl_trio.domain.events import (
     ResponseIncomplete,
     ResponseInProgress,
     ResponseQueued,
+    SubAgentEvent,
     TerminalEvent,
 )
 from dwctl_trio.domain.items import (
     ContentPart,
-    FunctionCall,
+    ItemStatus,
+    McpCall,
     Message,
     OutputItem,
     Reasoning,
     ReasoningPart,
     RefusalPart,
+    ToolCallItem,
 )
 from dwctl_trio.domain.response import (
     Cancelled,
@@ -44,7 +50,7 @@ from dwctl_trio.domain.response import (
     Response,
     ResponseStatus,
 )
-from dwctl_trio.domain.steps import Chain
+from dwctl_trio.domain.steps import Chain, Step, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.turn import ModelTurn
 from dwctl_trio.domain.turn_output import make_part
 from dwctl_trio.domain.usage import total_usage
@@ -55,15 +61,15 @@ def assemble(opening: Response, chain: Chain, ending: Ending, *, ended_at: int) 
 
     Args:
         opening: The response as it was created; identity and request are taken from it.
-        chain: All steps, each terminal; a cut-short model call keeps the part it had in its result.
+        chain: All steps, each terminal; a cut-short model call keeps the part it had in its result. Those of
+            sub-agents count for the usage, not for the output.
         ending: How it ended.
         ended_at: Unix seconds; used only for a completed response.
     """
-    turns = [step.result for step in chain if isinstance(step.result, ModelTurn)]
     ended = attrs.evolve(
         opening,
-        output=tuple(item for turn in turns for item in turn.items),
-        usage=total_usage(turn.usage for turn in turns),
+        output=chain_output([step for step in chain if step.parent_step_id is None]),
+        usage=total_usage(step.result.usage for step in chain if isinstance(step.result, ModelTurn)),
     )
     match ending:
         case Completed():
@@ -76,6 +82,59 @@ def assemble(opening: Response, chain: Chain, ending: Ending, *, ended_at: int) 
             return attrs.evolve(ended, status=ResponseStatus.CANCELLED)
         case _ as never:
             assert_never(never)
+
+
+def chain_output(chain: Chain) -> tuple[OutputItem, ...]:
+    """The items of one loop in order, the calls of server tools with what became of them."""
+    return tuple(item for item, _ in chain_items(chain))
+
+
+def chain_items(chain: Chain) -> Iterator[tuple[OutputItem, Step | None]]:
+    """The items of ``chain_output``, each call of a server tool with the step that it is, if it has one."""
+    for place, step in enumerate(chain):
+        if isinstance(step.result, ModelTurn):
+            outcomes = _outcomes(chain[place + 1 :])
+            for item in step.result.items:
+                outcome = outcomes.get(item.call_id) if isinstance(item, McpCall) else None
+                yield (end_call(item, outcome) if isinstance(item, McpCall) else item), outcome
+
+
+def running_calls(chain: Chain) -> dict[str, tuple[int, McpCall]]:
+    """The calls of the last turn whose tools have not ended, with their places in the output, by call id."""
+    place = next((at for at in reversed(range(len(chain))) if isinstance(chain[at].result, ModelTurn)), None)
+    if place is None:
+        return {}
+    turn = chain[place].result
+    assert isinstance(turn, ModelTurn), "that is how it was found"
+    first = len(chain_output(chain[:place]))
+    outcomes = _outcomes(chain[place + 1 :])
+    return {
+        item.call_id: (index, item)
+        for index, item in enumerate(turn.items, start=first)
+        if isinstance(item, McpCall) and item.status is ItemStatus.IN_PROGRESS
+        and (item.call_id not in outcomes or outcomes[item.call_id].is_open)
+    }  # fmt: skip
+
+
+def end_call(call: McpCall, step: Step | None) -> McpCall:
+    """*call* as it ends when its step is *step*; without one that has come to an end of its own, it is incomplete."""
+    if step is None or step.is_open or step.state is StepState.CANCELED:
+        return attrs.evolve(call, status=ItemStatus.INCOMPLETE)
+    if step.state is StepState.FAILED:
+        assert step.error is not None, "a failed step has an error"
+        return attrs.evolve(call, status=ItemStatus.FAILED, error=step.error.message)
+    assert isinstance(step.result, ToolOutput), "a completed tool step has an output"
+    return attrs.evolve(call, status=ItemStatus.COMPLETED, output=step.result.output)
+
+
+def _outcomes(following: Chain) -> dict[str, Step]:
+    """The tool steps up to the next turn, by the call they answer."""
+    outcomes: dict[str, Step] = {}
+    for step in following:
+        if not isinstance(step.descriptor, ToolCall):
+            break
+        outcomes[step.descriptor.call_id] = step
+    return outcomes
 
 
 def terminal_event(response: Response) -> TerminalEvent:
@@ -108,29 +167,36 @@ def fold(events: Iterable[Event]) -> Response:
             case OutputItemAdded(index, item):
                 output[index] = item
             case OutputItemDone(index, item):
-                output[index] = _with_status_of(output[index], item)
+                output[index] = _with_outcome_of(output[index], item)
             case ContentPartAdded(index, _, _, part):
                 output[index] = _with_part(output[index], part)
             case ContentDelta(kind, index, _, _, delta):
                 output[index] = _with_part(output[index], make_part(kind, _last_text(output[index]) + delta), replace=1)
-            case ArgumentsDelta(index, _, delta):
+            case ArgumentsDelta(_, index, _, delta):
                 call = output[index]
-                assert isinstance(call, FunctionCall)
+                assert isinstance(call, ToolCallItem)
                 output[index] = attrs.evolve(call, arguments=call.arguments + delta)
             case ContentDone() | ContentPartDone() | ArgumentsDone():
                 pass  # they repeat what the deltas said; the grammar checks that they do
+            case McpCallInProgress() | McpCallCompleted() | McpCallFailed():
+                pass  # the item's own end says it, too
+            case SubAgentEvent():
+                pass  # the response is whole without it
             case _ as never:
                 assert_never(never)
     assert response is not None, "a stream has a first event"
     return attrs.evolve(response, output=tuple(output[index] for index in sorted(output)))
 
 
-def _with_status_of(folded: OutputItem, done: OutputItem) -> OutputItem:
+def _with_outcome_of(folded: OutputItem, done: OutputItem) -> OutputItem:
+    """*folded* with what only the end of an item tells."""
+    if isinstance(folded, McpCall) and isinstance(done, McpCall):
+        return attrs.evolve(folded, status=done.status, output=done.output, error=done.error)
     return attrs.evolve(folded, status=done.status)
 
 
 def _last_text(item: OutputItem) -> str:
-    assert not isinstance(item, FunctionCall)
+    assert isinstance(item, Message | Reasoning)
     part = item.content[-1]
     return part.refusal if isinstance(part, RefusalPart) else part.text
 

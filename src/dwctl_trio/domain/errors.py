@@ -10,6 +10,8 @@ DwctlError
 ├── ServerStopping          the process is asked to end
 ├── LimitExceeded           a bound of domain/limits.py, with a time to try again
 ├── Overloaded              a bound of the whole process, with a time to try again
+├── DeadlineExceeded        the response took longer than a response may
+├── ToolFailed              a tool of the server's gave no output; the model is told
 ├── UpstreamError           the model's server failed
 │   ├── UpstreamTimeout     … to answer in time
 │   ├── UpstreamRejected    … by answering with an error status
@@ -22,7 +24,7 @@ Rule 1: foreign exceptions become one of these once, in the adapter that meets t
 Rule 2: a message holds nothing internal: no address, key, SQL, path or provider's text.
 """
 
-from __future__ import annotations
+from dwctl_trio.domain.response import ErrorType
 
 
 class DwctlError(Exception):
@@ -110,6 +112,23 @@ class Overloaded(DwctlError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(DwctlError):
+    """The work on a response took longer than ``limits.response_s``."""
+
+
+class ToolFailed(DwctlError):
+    """A tool gave no output; a result for the model, not the end of the response.
+
+    Args:
+        kind: One of the kinds of a tool's failure.
+        message: For the model and the client: what was wrong; holds nothing internal.
+    """
+
+    def __init__(self, kind: ErrorType, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class UpstreamError(DwctlError):

@@ -1,8 +1,8 @@
 """Which streams of events are right: the order of events as an executable specification.
 
-A stream is two kinds of machine. The stream itself walks through ``_STREAM_ORDER``; each of its items walks through
-``_ITEM_ORDER``, so that items may interleave freely while each keeps its own order. What a table cannot say (texts add
-up, identities stay) is one small method per event.
+A stream is two kinds of machine. The stream itself walks through ``_STREAM_ORDER``; each of its items walks through the
+order of ``domain/item_grammar.py``, so that items may interleave freely while each keeps its own order. What a table
+cannot say (texts add up, identities stay) is one small method per event.
 
 Rule 1: every rule has a name in ``domain/event_rules.py``, and a violation names exactly one.
 Rule 2: nothing here is shared with the code that makes events (``domain/turn_output.py``); each checks the other.
@@ -15,22 +15,12 @@ per item; openai-python ``lib/streaming/responses/_responses.py`` for what clien
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
-from typing import TypeAlias, assert_never, get_args
-
-import attrs
+from typing import get_args
 
 from dwctl_trio.domain.event_rules import Rule, RuleBroken, Violation, require
 from dwctl_trio.domain.events import (
-    ArgumentsDelta,
-    ArgumentsDone,
-    ContentDelta,
-    ContentDone,
-    ContentKind,
-    ContentPartAdded,
-    ContentPartDone,
     Event,
-    OutputItemAdded,
-    OutputItemDone,
+    ItemEvent,
     ResponseCompleted,
     ResponseCreated,
     ResponseFailed,
@@ -38,19 +28,11 @@ from dwctl_trio.domain.events import (
     ResponseInProgress,
     ResponseQueued,
     StreamEvent,
+    SubAgentEvent,
     TerminalEvent,
 )
-from dwctl_trio.domain.items import (
-    ContentPart,
-    FunctionCall,
-    ItemStatus,
-    Message,
-    OutputItem,
-    Reasoning,
-    ReasoningPart,
-    RefusalPart,
-    TextPart,
-)
+from dwctl_trio.domain.item_grammar import OutputChecker
+from dwctl_trio.domain.items import ItemStatus, McpCall, OutputItem
 from dwctl_trio.domain.response import Response, ResponseStatus
 
 
@@ -82,21 +64,6 @@ class _Phase(Enum):
     ENDED = auto()
 
 
-class _ItemPhase(Enum):
-    BETWEEN_PARTS = auto()
-    IN_PART = auto()
-    PART_DUE = auto()
-    """The text of the open part is whole: the part's own end is next."""
-    IN_ARGUMENTS = auto()
-    ITEM_DUE = auto()
-    """The arguments are whole: the item's end is next."""
-    CLOSED = auto()
-
-
-_AddressedEvent: TypeAlias = (
-    ContentPartAdded | ContentDelta | ContentDone | ContentPartDone | ArgumentsDelta | ArgumentsDone | OutputItemDone
-)
-
 _STREAM_ORDER: Mapping[_Phase, Mapping[type[Event], _Phase]] = {
     _Phase.START: {ResponseCreated: _Phase.WORK_DUE},  # or QUEUE_DUE, by its status
     _Phase.QUEUE_DUE: {ResponseQueued: _Phase.QUEUED},
@@ -107,23 +74,14 @@ _STREAM_ORDER: Mapping[_Phase, Mapping[type[Event], _Phase]] = {
     },
     _Phase.WORK_DUE: {ResponseInProgress: _Phase.RUNNING},
     _Phase.RUNNING: {
-        OutputItemAdded: _Phase.RUNNING,
-        **dict.fromkeys(get_args(_AddressedEvent), _Phase.RUNNING),
+        **dict.fromkeys(get_args(ItemEvent), _Phase.RUNNING),
+        SubAgentEvent: _Phase.RUNNING,
         ResponseCompleted: _Phase.ENDED,
         ResponseIncomplete: _Phase.ENDED,
         ResponseFailed: _Phase.ENDED,
     },
     _Phase.NEVER_RAN: {},
     _Phase.ENDED: {},
-}
-
-_ITEM_ORDER: Mapping[_ItemPhase, Mapping[type[_AddressedEvent], _ItemPhase]] = {
-    _ItemPhase.BETWEEN_PARTS: {ContentPartAdded: _ItemPhase.IN_PART, OutputItemDone: _ItemPhase.CLOSED},
-    _ItemPhase.IN_PART: {ContentDelta: _ItemPhase.IN_PART, ContentDone: _ItemPhase.PART_DUE},
-    _ItemPhase.PART_DUE: {ContentPartDone: _ItemPhase.BETWEEN_PARTS},
-    _ItemPhase.IN_ARGUMENTS: {ArgumentsDelta: _ItemPhase.IN_ARGUMENTS, ArgumentsDone: _ItemPhase.ITEM_DUE},
-    _ItemPhase.ITEM_DUE: {OutputItemDone: _ItemPhase.CLOSED},
-    _ItemPhase.CLOSED: {},
 }
 
 _WAITING = frozenset({_Phase.QUEUE_DUE, _Phase.QUEUED})
@@ -146,8 +104,10 @@ class StreamChecker:
         self._phase = _Phase.START
         self._seen = 0
         self._opening: Response | None = None
-        self._items: list[_Item] = []
         self._item_ids: set[str] = set()
+        self._output = OutputChecker(self._item_ids)
+        self._agents: dict[str, OutputChecker] = {}
+        """The outputs of the sub-agents that are shown, by the item that each works on."""
         self._violation: Violation | None = None
 
     def check(self, event: StreamEvent) -> Violation | None:
@@ -181,14 +141,14 @@ class StreamChecker:
             raise RuleBroken(Rule.STREAM_ORDER, f"not allowed in phase {self._phase.name.lower()}")
         self._phase = phase
         match event:
-            case OutputItemAdded():
-                self._item_added(event)
             case ResponseCreated() | ResponseQueued() | ResponseInProgress():
                 self._snapshot(event)
             case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
                 self._terminal(event)
+            case SubAgentEvent():
+                self._sub_agent_event(event)
             case _:
-                self._item_event(event)
+                self._output.check(event)
 
     def _snapshot(self, event: ResponseCreated | ResponseQueued | ResponseInProgress) -> None:
         response = event.response
@@ -208,35 +168,23 @@ class StreamChecker:
         require(response.id == opening.id, Rule.IDENTITY, "its response has another id")
         require(response.created_at == opening.created_at, Rule.IDENTITY, "its response has another creation time")
         require(response.request == opening.request, Rule.IDENTITY, "its response has another request")
+        require(response.tools == opening.tools, Rule.IDENTITY, "its response offers other tools")
 
-    def _item_added(self, event: OutputItemAdded) -> None:
-        item = event.item
-        require(event.output_index == len(self._items), Rule.ITEM_ADDED, "its output index is not the next one")
-        require(item.id not in self._item_ids, Rule.ITEM_ADDED, "its item's id is taken")
-        require(item == _as_added(item), Rule.ITEM_ADDED, "its item is not in progress or not empty")
-        if isinstance(item, FunctionCall):
-            require(item.name != "" and item.call_id != "", Rule.ITEM_ADDED, "its call lacks a name or a call id")
-        self._item_ids.add(item.id)
-        self._items.append(_Item(item))
-
-    def _item_event(self, event: _AddressedEvent) -> None:
-        known = 0 <= event.output_index < len(self._items)
-        require(known, Rule.ITEM_ADDRESS, "no item has been added at its output index")
-        item_id = event.item.id if isinstance(event, OutputItemDone) else event.item_id
-        item = self._items[event.output_index]
-        require(item_id == item.added.id, Rule.ITEM_ADDRESS, "the item at its output index has another id")
-        item.check(event)
+    def _sub_agent_event(self, event: SubAgentEvent) -> None:
+        outputs = (self._output, *self._agents.values())
+        running = any(output.is_running(event.item_id, event.agent_name) for output in outputs)
+        require(running, Rule.SUB_AGENT, "the call that it names is not running")
+        self._agents.setdefault(event.item_id, OutputChecker(self._item_ids)).check(event.event)
 
     def _terminal(self, event: TerminalEvent) -> None:
         response = event.response
         self._same_response(response)
         self._outcome_fits(event)
-        done = tuple(item.done for item in self._items)
-        require(None not in done, Rule.OPEN_ITEM, "an item is still open")
+        done = self._output.done()
         require(response.output == done, Rule.OUTPUT, "its response's output is not the items that were done")
         handed_over = self._opening is not None and self._opening.status is ResponseStatus.QUEUED
         if response.status is ResponseStatus.COMPLETED and not handed_over:
-            whole = all(item.status is ItemStatus.COMPLETED for item in response.output)
+            whole = all(_is_whole(item) for item in response.output)
             require(whole, Rule.ITEM_OUTCOME, "its response is completed, one of its items is not")
 
     def _outcome_fits(self, event: TerminalEvent) -> None:
@@ -248,107 +196,9 @@ class StreamChecker:
             require(not ran, Rule.OUTCOME, "a limit or usage, but it was never worked on")
 
 
-class _Item:
-    """One item of the output, from its added event to its done event."""
-
-    def __init__(self, added: OutputItem) -> None:
-        self.added = added
-        self.done: OutputItem | None = None
-        self._phase = _ItemPhase.IN_ARGUMENTS if isinstance(added, FunctionCall) else _ItemPhase.BETWEEN_PARTS
-        self._parts: list[ContentPart] = []
-        self._kind: ContentKind | None = None
-        self._pieces: list[str] = []
-        """The deltas of the open part, or of the arguments."""
-
-    def check(self, event: _AddressedEvent) -> None:
-        """Raise ``RuleBroken`` where the item does not allow *event* now."""
-        phase = _ITEM_ORDER[self._phase].get(type(event))
-        if phase is None:
-            raise RuleBroken(Rule.ITEM_ORDER, f"not allowed in an item in phase {self._phase.name.lower()}")
-        self._phase = phase
-        match event:
-            case ContentDelta():
-                self._delta(event)
-            case ContentPartAdded():
-                self._part_added(event)
-            case ContentDone(kind, _, _, content_index, text):
-                self._repeats(content_index, kind, text)
-            case ContentPartDone(_, _, content_index, part):
-                self._repeats(content_index, *_read(part))
-                self._parts.append(part)
-            case ArgumentsDelta(_, _, delta):
-                self._grow(delta)
-            case ArgumentsDone():
-                self._arguments_done(event)
-            case OutputItemDone():
-                self._item_done(event)
-            case _ as never:
-                assert_never(never)
-
-    def _part_added(self, event: ContentPartAdded) -> None:
-        kind, text = _read(event.part)
-        is_reasoning = isinstance(self.added, Reasoning)
-        require(event.content_index == len(self._parts), Rule.PART_ADDED, "its content index is not the next one")
-        require((kind is ContentKind.REASONING) is is_reasoning, Rule.PART_ADDED, "its part does not fit its item")
-        require(text == "", Rule.PART_ADDED, "its part already has text")
-        self._kind, self._pieces = kind, []
-
-    def _delta(self, event: ContentDelta) -> None:
-        require(event.content_index == len(self._parts), Rule.DELTA, "its content index is not the open part's")
-        require(event.kind is self._kind, Rule.DELTA, "it is of another kind than the open part")
-        self._grow(event.delta)
-
-    def _grow(self, delta: str) -> None:
-        require(delta != "", Rule.DELTA, "it is empty")
-        self._pieces.append(delta)
-
-    def _repeats(self, content_index: int, kind: ContentKind, text: str) -> None:
-        require(content_index == len(self._parts), Rule.DONE, "its content index is not the open part's")
-        require(kind is self._kind, Rule.DONE, "it is of another kind than the open part")
-        require(text == "".join(self._pieces), Rule.DONE, "its text is not the sum of the deltas")
-
-    def _arguments_done(self, event: ArgumentsDone) -> None:
-        assert isinstance(self.added, FunctionCall), "the table sends arguments to calls only"
-        require(event.name == self.added.name, Rule.DONE, "its name is not the one that was added")
-        require(event.arguments == "".join(self._pieces), Rule.DONE, "its arguments are not the sum of the deltas")
-
-    def _item_done(self, event: OutputItemDone) -> None:
-        item = event.item
-        require(item.status is not ItemStatus.IN_PROGRESS, Rule.ITEM_DONE, "its item is still in progress")
-        require(_as_added(item) == self.added, Rule.ITEM_DONE, "its item is not the one that was added")
-        if isinstance(item, FunctionCall):
-            whole = item.arguments == "".join(self._pieces)
-        else:
-            whole = item.content == tuple(self._parts)
-        require(whole, Rule.ITEM_DONE, "its item is not the sum of its events")
-        if item.status is ItemStatus.COMPLETED and not isinstance(item, FunctionCall):
-            filled = bool(item.content) and all(_read(part)[1] for part in item.content)
-            require(filled, Rule.ITEM_DONE, "its item is completed, but empty or with an empty part")
-        self.done = item
-
-
-def _read(part: ContentPart) -> tuple[ContentKind, str]:
-    match part:
-        case TextPart(text=text):
-            return ContentKind.TEXT, text
-        case RefusalPart(refusal=text):
-            return ContentKind.REFUSAL, text
-        case ReasoningPart(text=text):
-            return ContentKind.REASONING, text
-        case _ as never:
-            assert_never(never)
-
-
-def _as_added(item: OutputItem) -> OutputItem:
-    match item:
-        case Message(id=item_id):
-            return Message(id=item_id, status=ItemStatus.IN_PROGRESS)
-        case Reasoning(id=item_id):
-            return Reasoning(id=item_id, status=ItemStatus.IN_PROGRESS)
-        case FunctionCall():
-            return attrs.evolve(item, status=ItemStatus.IN_PROGRESS, arguments="")
-        case _ as never:
-            assert_never(never)
+def _is_whole(item: OutputItem) -> bool:
+    """Whether a completed response may have *item*: what the server's tools failed at, the model has read."""
+    return item.status is ItemStatus.COMPLETED or isinstance(item, McpCall)
 
 
 def _outcome(response: Response) -> tuple[str, ...]:

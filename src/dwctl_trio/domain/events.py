@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import attrs
 
-from dwctl_trio.domain.items import ContentPart, OutputItem
+from dwctl_trio.domain.items import CallKind, ContentPart, OutputItem
 from dwctl_trio.domain.response import Response
 
 
@@ -103,6 +103,7 @@ class ContentPartDone:
 class ArgumentsDelta:
     """More of a call's arguments."""
 
+    kind: CallKind
     output_index: int
     item_id: str
     delta: str
@@ -113,6 +114,7 @@ class ArgumentsDelta:
 class ArgumentsDone:
     """A call's arguments are whole: the concatenation of its deltas."""
 
+    kind: CallKind
     output_index: int
     item_id: str
     name: str
@@ -120,8 +122,32 @@ class ArgumentsDone:
 
 
 @attrs.frozen
+class McpCallInProgress:
+    """The model has begun a call that the server will run."""
+
+    output_index: int
+    item_id: str
+
+
+@attrs.frozen
+class McpCallCompleted:
+    """The server's tool gave an output, which the item's end carries."""
+
+    output_index: int
+    item_id: str
+
+
+@attrs.frozen
+class McpCallFailed:
+    """The server's tool gave none; the item's end says why."""
+
+    output_index: int
+    item_id: str
+
+
+@attrs.frozen
 class OutputItemDone:
-    """An item is closed, ``completed`` or ``incomplete``."""
+    """An item is closed, in a final status."""
 
     output_index: int
     item: OutputItem
@@ -156,11 +182,27 @@ ItemEvent: TypeAlias = (
     | ContentPartDone
     | ArgumentsDelta
     | ArgumentsDone
+    | McpCallInProgress
+    | McpCallCompleted
+    | McpCallFailed
     | OutputItemDone
 )
+
+
+@attrs.frozen
+class SubAgentEvent:
+    """What a sub-agent does, for clients that ask to see it; the response's own output is whole without it."""
+
+    agent_name: str
+    item_id: str
+    """The ``mcp_call`` that the sub-agent works on, be it of the response or of another sub-agent."""
+    event: ItemEvent
+    """Its indexes count the sub-agent's own items."""
+
+
 TerminalEvent: TypeAlias = ResponseCompleted | ResponseIncomplete | ResponseFailed
 SnapshotEvent: TypeAlias = ResponseCreated | ResponseQueued | ResponseInProgress | TerminalEvent
-Event: TypeAlias = SnapshotEvent | ItemEvent
+Event: TypeAlias = SnapshotEvent | ItemEvent | SubAgentEvent
 
 
 @attrs.frozen

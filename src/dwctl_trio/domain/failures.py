@@ -7,6 +7,7 @@ Rule 2: no text of a provider, no address and no key passes through.
 import attrs
 
 from dwctl_trio.domain.errors import (
+    DeadlineExceeded,
     DwctlError,
     LeaseLost,
     LimitExceeded,
@@ -60,6 +61,8 @@ def describe_failure(error: Exception) -> Failure:
         case ServerStopping():
             stopping = _server_error(ErrorType.SERVER_STOPPING, "The server is shutting down. Please try again.")
             return attrs.evolve(stopping, http_status=503, retry_after_s=_RETRY_AFTER_S)
+        case DeadlineExceeded():
+            return attrs.evolve(_server_error(ErrorType.DEADLINE_EXCEEDED, str(error)), http_status=504)
         case DwctlError():
             return _server_error(ErrorType.LOOP_ERROR, str(error))
         case _:

@@ -1,13 +1,15 @@
 """The items of a response's output: messages, reasoning and tool calls.
 
 Rule 1: an item never changes; a later state of it is a new value with the same id.
-Rule 2: ``completed`` and ``incomplete`` are final.
+Rule 2: ``completed``, ``incomplete`` and ``failed`` are final.
+Rule 3: the type of a call says who runs it: ``McpCall`` the server, the others the client.
 
 Source: OpenAI Responses API reference, "Response object", ``output``.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import attrs
 
@@ -18,6 +20,8 @@ class ItemStatus(StrEnum):
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
     INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    """Only of a call that the server ran."""
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +71,7 @@ class Reasoning:
 
 @attrs.frozen(kw_only=True)
 class FunctionCall:
-    """A call the model makes of a function; the client's to run unless the name is one of the server's tools."""
+    """A call of one of the client's functions."""
 
     id: str
     status: ItemStatus
@@ -78,7 +82,67 @@ class FunctionCall:
     """JSON text exactly as the model wrote it, which may be invalid."""
 
 
-OutputItem: TypeAlias = Message | Reasoning | FunctionCall
+@attrs.frozen(kw_only=True)
+class CustomToolCall:
+    """A call of one of the client's custom tools, which take text as it comes."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    """As in ``FunctionCall``."""
+    name: str
+    arguments: str = ""
+    """The input, plain text."""
+
+
+@attrs.frozen(kw_only=True)
+class McpCall:
+    """A call of one of the server's tools, with what became of it: invocation and outcome in one receipt."""
+
+    id: str
+    status: ItemStatus
+    """``in_progress`` until the tool has ended; ``incomplete`` if it never did."""
+    call_id: str
+    """As in ``FunctionCall``; for the model only, clients know the item by its id."""
+    name: str
+    arguments: str = ""
+    """As in ``FunctionCall``."""
+    output: str | None = None
+    """What the tool gave back; only when ``completed``."""
+    error: str | None = None
+    """Why there is no output; only when ``failed``."""
+
+
+ToolCallItem: TypeAlias = FunctionCall | CustomToolCall | McpCall
+OutputItem: TypeAlias = Message | Reasoning | ToolCallItem
+
+
+class CallKind(StrEnum):
+    """Which of the three kinds of call an item or event belongs to."""
+
+    FUNCTION = "function"
+    CUSTOM = "custom"
+    SERVER = "server"
+
+
+CALL_TYPES: Mapping[CallKind, type[ToolCallItem]] = {
+    CallKind.FUNCTION: FunctionCall,
+    CallKind.CUSTOM: CustomToolCall,
+    CallKind.SERVER: McpCall,
+}
+
+
+def call_kind(item: ToolCallItem) -> CallKind:
+    """The kind of *item*."""
+    match item:
+        case FunctionCall():
+            return CallKind.FUNCTION
+        case CustomToolCall():
+            return CallKind.CUSTOM
+        case McpCall():
+            return CallKind.SERVER
+        case _ as never:
+            assert_never(never)
 
 
 def output_text(items: tuple[OutputItem, ...]) -> str:

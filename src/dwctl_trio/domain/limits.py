@@ -108,6 +108,30 @@ class Limits:
     """Model turns in one response, the original's number; checked after the decision, so answering is free."""
     steps: int = _bounded(1000, minimum=1, maximum=100_000)
     """Durable steps in one response, sub-agents included."""
+    tool_calls: int = _bounded(512, minimum=0, maximum=100_000)
+    """Calls of server tools in one response, sub-agents' included; four full turns of OpenAI's bound."""
+    depth: int = _bounded(8, minimum=0, maximum=64)
+    """How deep agents may call agents, the original's number; 0 allows none."""
+    response_s: float = _bounded(3600.0, minimum=0.1, maximum=86400.0)
+    """For all the work on one response, from its creation; the original's flex deadline."""
+    tool_concurrency: int = _bounded(16, minimum=1, maximum=1000)
+    """Tools of one response that run at once; agents count by their model calls."""
+    agent_concurrency: int = _bounded(4, minimum=1, maximum=1000)
+    """Model calls of one response's sub-agents at once; OpenAI's default is 3 agents."""
+
+    # -- one call of a tool
+    tool_s: float = _bounded(30.0, minimum=0.05, maximum=3600.0)
+    """For one call of a tool that sets no ``timeout_s``, redirects and body included."""
+    agent_s: float = _bounded(600.0, minimum=0.05, maximum=86400.0)
+    """For one call of an agent that sets no ``timeout_s``."""
+    tool_arguments_bytes: int = _bounded(256 * 1024, minimum=64, maximum=16 * 1024 * 1024)
+    """Arguments of one call; longer ones are told to the model as invalid."""
+    tool_output_bytes: int = _bounded(1024 * 1024, minimum=64, maximum=64 * 1024 * 1024)
+    """Output of one call; more is a failure of the tool, for a model would not read it either."""
+    tool_redirects: int = _bounded(3, minimum=0, maximum=20)
+    """Redirects that one call follows, each checked like the first address."""
+    tool_connections: int = _bounded(256, minimum=1, maximum=10_000)
+    """Calls of HTTP tools in one process at once; more wait within their own time."""
 
     # -- the store
     store_connections: int = _bounded(10, minimum=1, maximum=500)

@@ -11,6 +11,9 @@ from typing import TypeAlias
 
 import attrs
 
+from dwctl_trio.domain.items import ToolCallItem
+from dwctl_trio.domain.tools import FREE_CHOICE, OfferedTool, ToolChoice
+
 
 class Role(StrEnum):
     """Who speaks in an input message."""
@@ -54,7 +57,36 @@ class InputMessage:
     content: tuple[InputPart, ...]
 
 
-InputItem: TypeAlias = InputMessage
+@attrs.frozen(kw_only=True)
+class FunctionCallOutput:
+    """What the client's function gave back."""
+
+    call_id: str
+    """Of the call it answers."""
+    output: str
+
+
+@attrs.frozen(kw_only=True)
+class CustomToolCallOutput:
+    """What the client's custom tool gave back."""
+
+    call_id: str
+    """Of the call it answers."""
+    output: str
+
+
+InputItem: TypeAlias = InputMessage | FunctionCallOutput | CustomToolCallOutput | ToolCallItem
+"""A call among the input is one of an earlier response; one that the server ran brings its outcome with it."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerToolReference:
+    """A tool of the configuration, asked for by name."""
+
+    name: str
+
+
+RequestTool: TypeAlias = OfferedTool | ServerToolReference
 
 
 @attrs.frozen(kw_only=True)
@@ -120,10 +152,14 @@ class ResponseRequest:
     reasoning: ReasoningOptions | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     """At most 16 pairs, in the client's order; echoed."""
+    tools: tuple[RequestTool, ...] | None = None
+    """Each name once; None: there was no such key, and the model's own server tools are offered."""
+    tool_choice: ToolChoice = FREE_CHOICE
     parallel_tool_calls: bool = True
-    """Echoed; means something once there are tools."""
-    tool_choice: str = "auto"
-    """Echoed; means something once there are tools."""
+    max_tool_calls: int | None = None
+    """Calls of server tools in the whole response; those beyond are not made. At least 1."""
+    shows_sub_agents: bool = False
+    """Whether the stream is to tell what sub-agents do."""
     truncation: str = "disabled"
     """Only ``disabled``: we never drop input."""
     user: str | None = None

@@ -11,6 +11,7 @@ import attrs
 
 from dwctl_trio.domain.items import OutputItem
 from dwctl_trio.domain.request import ResponseRequest
+from dwctl_trio.domain.tools import OfferedTool
 from dwctl_trio.domain.usage import Usage
 
 
@@ -38,16 +39,23 @@ class IncompleteReason(StrEnum):
 
 
 class ErrorType(StrEnum):
-    """The kind of a failure, kept in row and log: the original's names and three of ours."""
+    """The kind of a failure, kept in row, step and log: the original's names and a few of ours."""
 
     UPSTREAM_ERROR = "upstream_error"
     RATE_LIMITED = "rate_limited"
     PERSIST_FAILED = "persist_failed"
     LOOP_ERROR = "loop_error"
     MAX_ITERATIONS_EXCEEDED = "max_iterations_exceeded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     STEP_ABANDONED = "step_abandoned"
     SERVER_STOPPING = "server_stopping"
     CANCELLED = "cancelled"
+    # Of a tool call: the model reads of it, the response goes on.
+    TOOL_NOT_FOUND = "tool_not_found"
+    TOOL_ARGUMENTS_INVALID = "tool_arguments_invalid"
+    TOOL_TIMEOUT = "tool_timeout"
+    EXECUTOR_ERROR = "executor_error"
+    MAX_DEPTH_EXCEEDED = "max_depth_exceeded"
 
 
 class ErrorCode(StrEnum):
@@ -80,9 +88,11 @@ class Response:
     request: ResponseRequest
     """What was asked; most of it is echoed."""
     status: ResponseStatus
+    tools: tuple[OfferedTool, ...] = ()
+    """What the model was offered, the client's tools and the server's."""
     output: tuple[OutputItem, ...] = ()
     usage: Usage | None = None
-    """Summed over all model calls; None while unknown."""
+    """Summed over all model calls, those of sub-agents too; None while unknown."""
     error: ResponseError | None = None
     incomplete_reason: IncompleteReason | None = None
     completed_at: int | None = None

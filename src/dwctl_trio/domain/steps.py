@@ -68,8 +68,15 @@ class Step:
     result: StepResult | None = None
     """Of a completed step; a failed or cancelled model call keeps the part it had."""
     error: ResponseError | None = None
-    """Of a failed step."""
+    """Of a failed step; of a tool call, what the model and the client are told."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in _OPEN
+
+
+_OPEN = frozenset({StepState.PENDING, StepState.PROCESSING})
 
 Chain: TypeAlias = Sequence[Step]
 """The steps of one loop in order of ``sequence``."""

@@ -6,13 +6,13 @@ Rule 3: bounds are checked after the decision, so that giving the answer is alwa
 Rule 4: cut the chain anywhere and continue: the same end.
 """
 
-from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 import attrs
 
-from dwctl_trio.domain.items import FunctionCall, ItemStatus
+from dwctl_trio.domain.items import CallKind, CustomToolCall, FunctionCall, ItemStatus, McpCall
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import (
     Cancelled,
     Completed,
@@ -25,7 +25,9 @@ from dwctl_trio.domain.response import (
     ResponseError,
 )
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepState, ToolCall
+from dwctl_trio.domain.tools import ChoiceMode, OfferedTool, ToolCatalog, ToolChoice, allowed_tools, may_fire_again
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
+from dwctl_trio.domain.usage import total_usage
 
 
 @attrs.frozen
@@ -38,7 +40,7 @@ class AppendSteps:
 
 @attrs.frozen
 class Finish:
-    """The response is over."""
+    """The loop is over, and at top level the response with it."""
 
     ending: Ending
 
@@ -50,25 +52,38 @@ _TURN_LIMIT = ResponseError(
     code=ErrorCode.SERVER_ERROR,
     message="The response needs more model turns or steps than this server allows. Ask for less in one response.",
 )
-_ABANDONED = ErrorType.STEP_ABANDONED
+ABANDONED_CALL = ResponseError(
+    type=ErrorType.STEP_ABANDONED,
+    code=ErrorCode.SERVER_ERROR,
+    message="The call was abandoned: the server stopped while the tool ran. It may or may not have had an effect.",
+)
+"""What becomes of a tool call that a crash interrupted and that may not be made again."""
+ABANDONED_TURN = ResponseError(
+    type=ErrorType.STEP_ABANDONED,
+    code=ErrorCode.SERVER_ERROR,
+    message="The server stopped while the model answered; it was asked again.",
+)
+"""What becomes of a model call that a crash interrupted."""
 
 
-def next_action(chain: Chain, *, server_tools: AbstractSet[str], limits: Limits) -> Action:
+def next_action(chain: Chain, *, request: ResponseRequest, limits: Limits, tree: Chain | None = None) -> Action:
     """What to do after the steps of *chain*.
 
     Args:
-        chain: The steps of one loop in order; a step that is not terminal was interrupted and counts as abandoned.
-        server_tools: Names of the tools that the server runs; any other call is the client's.
-        limits: ``turns`` and ``steps`` bound what is appended.
+        chain: The steps of one loop in order, none of them open.
+        request: What the response is bounded by: ``max_output_tokens`` and ``max_tool_calls``, over all loops.
+        limits: ``turns`` bounds this loop, ``steps`` and ``tool_calls`` all loops of the response.
+        tree: The steps of all loops of the response, *chain* included; None: there is no other loop.
 
     Returns:
-        ``AppendSteps`` with at least one step, or ``Finish``; at most ``limits.steps`` steps are ever appended.
+        ``AppendSteps`` with at least one step, or ``Finish``.
     """
+    tree = chain if tree is None else tree
     if any(step.state is StepState.CANCELED for step in chain):  # a step is cancelled only with its response
         return Finish(Cancelled())
     last_turn = _last_model_step(chain)
-    if last_turn is None or _is_interrupted(last_turn):
-        return _append((ModelCall(),), chain, limits)
+    if last_turn is None or _is_abandoned(last_turn):
+        return _append((ModelCall(),), chain, tree, request, limits)
     if last_turn.state is StepState.FAILED:
         assert last_turn.error is not None, "a failed step has an error"
         return Finish(Failed(error=last_turn.error))
@@ -78,44 +93,111 @@ def next_action(chain: Chain, *, server_tools: AbstractSet[str], limits: Limits)
         return Finish(Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS))
     if turn.finish_reason is FinishReason.CONTENT_FILTER:
         return Finish(Incomplete(reason=IncompleteReason.CONTENT_FILTER))
-    calls = [item for item in turn.items if isinstance(item, FunctionCall) and item.status is ItemStatus.COMPLETED]
+    ours = [item for item in turn.items if isinstance(item, McpCall) and item.status is ItemStatus.IN_PROGRESS]
     answered = _answered_calls(chain, after=last_turn)
     unanswered = tuple(
         ToolCall(call_id=call.call_id, name=call.name, arguments=call.arguments)
-        for call in calls
-        if call.name in server_tools and call.call_id not in answered
-    )
+        for call in ours
+        if call.call_id not in answered
+    )[: calls_left(tree, request)]
     if unanswered:
-        return _append(unanswered, chain, limits)
-    if not calls or any(call.name not in server_tools for call in calls):
+        return _append(unanswered, chain, tree, request, limits)
+    if not ours or any(isinstance(item, FunctionCall | CustomToolCall) for item in turn.items):
         return Finish(Completed())
-    return _append((ModelCall(),), chain, limits)
+    return _append((ModelCall(),), chain, tree, request, limits)
 
 
-def _append(descriptors: tuple[StepDescriptor, ...], chain: Chain, limits: Limits) -> Action:
-    turns = sum(1 for step in chain if isinstance(step.descriptor, ModelCall) and not _is_interrupted(step))
+@attrs.frozen(kw_only=True)
+class TurnPlan:
+    """What the next model call may do."""
+
+    tools: tuple[OfferedTool, ...]
+    tool_choice: ToolChoice
+    max_output_tokens: int | None
+    """At least 1: another loop may have used up the rest since the call was decided on."""
+
+
+def plan_turn(
+    chain: Chain, *, tools: tuple[OfferedTool, ...], choice: ToolChoice, request: ResponseRequest, tree: Chain
+) -> TurnPlan:
+    """What the model call after *chain* may do.
+
+    Args:
+        chain: The steps of one loop in order.
+        tools: What the loop offers.
+        choice: What is to be called; a demand holds until it has been met, or the loop would never end.
+        request: What bounds the response.
+        tree: The steps of all loops of the response.
+    """
+    if choice.mode is ChoiceMode.REQUIRED and any(isinstance(step.descriptor, ToolCall) for step in chain):
+        choice = attrs.evolve(choice, mode=ChoiceMode.AUTO, name=None)
+    if calls_left(tree, request) == 0:
+        tools = tuple(tool for tool in tools if tool.kind is not CallKind.SERVER)
+    tools = allowed_tools(tools, choice)
+    if choice.name is not None and all(tool.name != choice.name for tool in tools):
+        choice = ToolChoice()
+    left = output_tokens_left(tree, request)
+    return TurnPlan(tools=tools, tool_choice=choice, max_output_tokens=None if left is None else max(1, left))
+
+
+def calls_left(tree: Chain, request: ResponseRequest) -> int | None:
+    """How many more server tools may be called in the response; None: as many as the model likes."""
+    if request.max_tool_calls is None:
+        return None
+    return max(0, request.max_tool_calls - _tool_calls(tree))
+
+
+def output_tokens_left(tree: Chain, request: ResponseRequest) -> int | None:
+    """How many more tokens the models may generate in the response, as far as is known; None: unbounded."""
+    if request.max_output_tokens is None:
+        return None
+    used = total_usage(step.result.usage for step in tree if isinstance(step.result, ModelTurn))
+    return max(0, request.max_output_tokens - (used.output_tokens if used else 0))
+
+
+def recover_step(step: Step, catalog: ToolCatalog) -> Step | None:
+    """What becomes of an open step whose process died, when its response is resumed.
+
+    Returns:
+        The step as it ends, or None if it is fired again as it stands.
+    """
+    if isinstance(step.descriptor, ModelCall):
+        return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_TURN)
+    if may_fire_again(catalog.get(step.descriptor.name)):
+        return None
+    return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_CALL)
+
+
+def _append(
+    descriptors: tuple[StepDescriptor, ...], chain: Chain, tree: Chain, request: ResponseRequest, limits: Limits
+) -> Action:
     asks_model = any(isinstance(descriptor, ModelCall) for descriptor in descriptors)
-    if (asks_model and turns >= limits.turns) or len(chain) + len(descriptors) > limits.steps:
+    if asks_model and output_tokens_left(tree, request) == 0:
+        return Finish(Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS))
+    turns = sum(1 for step in chain if isinstance(step.descriptor, ModelCall) and not _is_abandoned(step))
+    calls = _tool_calls(tree) + (0 if asks_model else len(descriptors))
+    too_many_turns = asks_model and turns >= limits.turns
+    if too_many_turns or calls > limits.tool_calls or len(tree) + len(descriptors) > limits.steps:
         return Finish(Failed(error=_TURN_LIMIT))
     return AppendSteps(descriptors)
+
+
+def _tool_calls(tree: Chain) -> int:
+    return sum(1 for step in tree if isinstance(step.descriptor, ToolCall))
 
 
 def _last_model_step(chain: Chain) -> Step | None:
     return next((step for step in reversed(chain) if isinstance(step.descriptor, ModelCall)), None)
 
 
-def _is_interrupted(step: Step) -> bool:
-    if step.state in {StepState.PENDING, StepState.PROCESSING}:
-        return True
-    return step.state is StepState.FAILED and step.error is not None and step.error.type is _ABANDONED
+def _is_abandoned(step: Step) -> bool:
+    return step.error is not None and step.error.type is ErrorType.STEP_ABANDONED
 
 
 def _answered_calls(chain: Chain, *, after: Step) -> frozenset[str]:
-    """Call ids with a terminal tool step; a failed one is an answer too, for the model reads the failure."""
+    """Call ids with a tool step; a failed one is an answer too, for the model reads the failure."""
     return frozenset(
         step.descriptor.call_id
         for step in chain
-        if isinstance(step.descriptor, ToolCall)
-        and step.sequence > after.sequence
-        and step.state in {StepState.COMPLETED, StepState.FAILED}
+        if isinstance(step.descriptor, ToolCall) and step.sequence > after.sequence
     )

@@ -2,12 +2,14 @@
 
 Rule 1: a message stays open until the turn ends; its parts follow one another, never overlap.
 Rule 2: reasoning closes as soon as something else begins; later reasoning is a new item.
-Rule 3: every tool call is an item of its own and stays open until the turn ends, so that parallel calls may interleave.
+Rule 3: every tool call is an item of its own and stays open until the turn ends, so that parallel calls may interleave;
+one that the server runs stays open until ``close_call``.
 Rule 4: whatever is open when the turn is cut short is closed as ``incomplete``: nothing that was shown vanishes.
 
 Source: OpenAI Responses API reference, "Streaming events"; Open Responses specification, items and their states.
 """
 
+from collections.abc import Callable, Mapping
 from typing import assert_never
 from uuid import UUID
 
@@ -23,13 +25,18 @@ from dwctl_trio.domain.events import (
     ContentPartAdded,
     ContentPartDone,
     ItemEvent,
+    McpCallCompleted,
+    McpCallFailed,
+    McpCallInProgress,
     OutputItemAdded,
     OutputItemDone,
 )
 from dwctl_trio.domain.items import (
+    CALL_TYPES,
+    CallKind,
     ContentPart,
-    FunctionCall,
     ItemStatus,
+    McpCall,
     Message,
     MessagePart,
     OutputItem,
@@ -37,6 +44,7 @@ from dwctl_trio.domain.items import (
     ReasoningPart,
     RefusalPart,
     TextPart,
+    ToolCallItem,
 )
 from dwctl_trio.domain.turn import (
     ContentFragment,
@@ -48,6 +56,7 @@ from dwctl_trio.domain.turn import (
 )
 
 _CUT_SHORT = frozenset({FinishReason.LENGTH, FinishReason.CONTENT_FILTER})
+_ID_PREFIXES: Mapping[CallKind, str] = {CallKind.FUNCTION: "fc", CallKind.CUSTOM: "ctc", CallKind.SERVER: "mcp"}
 
 
 def make_part(kind: ContentKind, text: str) -> ContentPart:
@@ -103,15 +112,28 @@ class _OpenCall:
     """A tool call whose arguments are still growing."""
 
     output_index: int
+    kind: CallKind
     id: str
     call_id: str
     name: str
     deltas: list[str] = attrs.field(factory=list)
 
-    def value(self, status: ItemStatus) -> FunctionCall:
-        return FunctionCall(
+    def value(self, status: ItemStatus) -> ToolCallItem:
+        return CALL_TYPES[self.kind](
             id=self.id, status=status, call_id=self.call_id, name=self.name, arguments="".join(self.deltas)
         )
+
+
+def close_call(output_index: int, call: McpCall) -> list[ItemEvent]:
+    """The events that end *call*, which carries its outcome, as the item at *output_index*."""
+    done = OutputItemDone(output_index, call)
+    match call.status:
+        case ItemStatus.COMPLETED:
+            return [McpCallCompleted(output_index, call.id), done]
+        case ItemStatus.FAILED:
+            return [McpCallFailed(output_index, call.id), done]
+        case _:
+            return [done]
 
 
 class TurnOutput:
@@ -120,10 +142,12 @@ class TurnOutput:
     Args:
         step_id: The model step; the items' ids follow from it.
         first_output_index: Where this turn's items begin in the response's output.
+        kind_of: Who runs a call of a name.
     """
 
-    def __init__(self, *, step_id: UUID, first_output_index: int) -> None:
+    def __init__(self, *, step_id: UUID, first_output_index: int, kind_of: Callable[[str], CallKind]) -> None:
         self._step_id = step_id
+        self._kind_of = kind_of
         self._first_output_index = first_output_index
         self._items: list[OutputItem | _OpenContent | _OpenCall] = []
         self._message: _OpenContent | None = None
@@ -147,6 +171,8 @@ class TurnOutput:
     def close(self, finish_reason: FinishReason | None) -> list[ItemEvent]:
         """Close what is open: as ``completed`` if the model stopped by itself, else as ``incomplete``.
 
+        A call that the server will run stays open; its arguments are whole.
+
         Args:
             finish_reason: None when the turn was cut short by a failure or a cancellation.
         """
@@ -157,7 +183,7 @@ class TurnOutput:
             if isinstance(entry, _OpenContent):
                 events += self._close_content(entry, status)
             elif isinstance(entry, _OpenCall):
-                events += self._close_call(entry, status)
+                events += self._end_arguments(entry, status)
         self._message = self._reasoning = None
         self._calls.clear()
         return events
@@ -195,13 +221,17 @@ class TurnOutput:
         call = self._calls.get(fragment.position)
         if call is None:
             index = self._first_output_index + len(self._items)
-            call = _OpenCall(index, ids.item_id("fc", self._step_id, len(self._items)), fragment.call_id, fragment.name)
+            kind = self._kind_of(fragment.name)
+            item_id = ids.item_id(_ID_PREFIXES[kind], self._step_id, len(self._items))
+            call = _OpenCall(index, kind, item_id, fragment.call_id, fragment.name)
             self._calls[fragment.position] = call
             self._items.append(call)
             events.append(OutputItemAdded(index, call.value(ItemStatus.IN_PROGRESS)))
+            if kind is CallKind.SERVER:
+                events.append(McpCallInProgress(index, item_id))
         if fragment.arguments:
             call.deltas.append(fragment.arguments)
-            events.append(ArgumentsDelta(call.output_index, call.id, fragment.arguments))
+            events.append(ArgumentsDelta(call.kind, call.output_index, call.id, fragment.arguments))
         return events
 
     def _open_content(self, prefix: str, *, is_reasoning: bool) -> _OpenContent:
@@ -235,10 +265,11 @@ class TurnOutput:
         events.append(OutputItemDone(item.output_index, closed))
         return events
 
-    def _close_call(self, call: _OpenCall, status: ItemStatus) -> list[ItemEvent]:
-        closed = call.value(status)
-        self._items[call.output_index - self._first_output_index] = closed
-        return [
-            ArgumentsDone(call.output_index, call.id, call.name, closed.arguments),
-            OutputItemDone(call.output_index, closed),
+    def _end_arguments(self, call: _OpenCall, status: ItemStatus) -> list[ItemEvent]:
+        is_to_run = call.kind is CallKind.SERVER and status is ItemStatus.COMPLETED
+        ended = call.value(ItemStatus.IN_PROGRESS if is_to_run else status)
+        self._items[call.output_index - self._first_output_index] = ended
+        events: list[ItemEvent] = [
+            ArgumentsDone(call.kind, call.output_index, call.id, call.name, ended.arguments),
         ]
+        return events if is_to_run else [*events, OutputItemDone(call.output_index, ended)]

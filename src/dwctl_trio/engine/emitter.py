@@ -3,12 +3,14 @@
 Rule 1: what is numbered is logged, and goes to the consumer in the same order, whole batches at a time: what could
 not be handed over goes with the next batch, so that a consumer who is still there misses nothing.
 Rule 2: a batch is all that one upstream read produced, in one buffer.
-Rule 3: the terminal event is prepared before it is durable and sent after.
+Rule 3: several tasks may emit; one sends at a time, and the others wait with it for the consumer.
+Rule 4: the terminal event is prepared before it is durable and sent after.
 """
 
 from collections.abc import Sequence
 
 import attrs
+import trio
 
 from dwctl_trio.domain.events import Event
 from dwctl_trio.ports import EventSink
@@ -37,6 +39,7 @@ class Emitter:
         self._log: list[bytes] | None = []
         self._log_bytes_left = log_bytes_max
         self._next_number = 0
+        self._sending = trio.Lock()
         self._unsent: list[bytes] = []
         """Numbered, but not handed over yet: what was noted, or whose sending was cancelled."""
 
@@ -61,8 +64,17 @@ class Emitter:
     async def send(self, prepared: PreparedEvents) -> None:
         """Log and send what was prepared last; see ``emit``."""
         self._append(prepared)
-        await self._sink.send(b"".join(self._unsent))
-        self._unsent.clear()
+        try:
+            self._sending.acquire_nowait()  # without a checkpoint, where nobody else sends
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            if self._unsent:  # else another task's sending has brought them
+                count = len(self._unsent)
+                await self._sink.send(b"".join(self._unsent))
+                del self._unsent[:count]
+        finally:
+            self._sending.release()
 
     def log_with(self, prepared: PreparedEvents) -> tuple[bytes | None, int]:
         """The whole log as if *prepared* had been sent, None if none is kept, and the last number in it."""

@@ -10,9 +10,10 @@ from contextlib import suppress
 import attrs
 import trio
 
-from dwctl_trio.domain.assembly import assemble, terminal_event
+from dwctl_trio.domain.assembly import assemble, chain_output, terminal_event
 from dwctl_trio.domain.errors import LeaseLost, StoreError, StoreUnavailable
 from dwctl_trio.domain.ids import response_id_text
+from dwctl_trio.domain.items import McpCall
 from dwctl_trio.domain.lifecycle import RowState, apply, ending_change
 from dwctl_trio.domain.response import (
     Cancelled,
@@ -24,9 +25,10 @@ from dwctl_trio.domain.response import (
     Response,
     ResponseStatus,
 )
-from dwctl_trio.domain.steps import Step, StepState
+from dwctl_trio.domain.turn_output import close_call
 from dwctl_trio.engine.emitter import PreparedEvents
-from dwctl_trio.engine.state import FIRST_EPOCH, Scope, Services
+from dwctl_trio.engine.progress import write_until_taken
+from dwctl_trio.engine.state import Scope, Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.observability.metrics import EndedResponse, GivenUp
 from dwctl_trio.ports import FinishedResponse
@@ -45,7 +47,7 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
 
     Args:
         services: The store, and the bounds of the write.
-        scope: The response; its last step is closed here if the loop did not come to it.
+        scope: The response; steps that the loop did not come to an end with are ended here.
         ending: How the loop ended.
 
     Cancellation: the terminal write is shielded; the telling is not.
@@ -54,7 +56,7 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
         await scope.opened.wait()
     if isinstance(ending, Failed):
         scope.note_failure(ending)
-    last_step = _end_last_step(scope, ending)
+    _end_output(scope, ending)
     opening = scope.opening
     if opening is None:  # there is no row: nobody was told of this response
         unopened = _unopened(scope)
@@ -65,10 +67,10 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
             _record(services, scope, unopened, ending, written=False)
         return unopened
     ended_at = opening.created_at + int(trio.current_time() - scope.started_at)
-    response = assemble(opening, [last_step], ending, ended_at=ended_at)
+    response = assemble(opening, scope.tree, ending, ended_at=ended_at)
     prepared = scope.emitter.prepare([terminal_event(response)])
     # Also when the lease may be lost: the guard of the statement knows, and asking it cannot harm.
-    written = await _write(services, scope, _finished(scope, ending, response, last_step, prepared))
+    written = await _write(services, scope, _finished(scope, ending, response, prepared))
     if not written:
         response = _not_stored(scope, response)
         prepared = scope.emitter.prepare([terminal_event(response)])
@@ -82,31 +84,36 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
     return response
 
 
-def _end_last_step(scope: Scope, ending: Ending) -> Step:
-    """The last step, terminal; one that the loop left open is closed the way the response ends."""
-    if scope.chain:
-        return scope.chain[-1]
-    current = scope.current
-    scope.emitter.note(current.close_output())
-    if isinstance(ending, Failed):
-        return current.end(StepState.FAILED, ending.error)
-    return current.end(StepState.CANCELED)
+def _end_output(scope: Scope, ending: Ending) -> None:
+    """End every step and every item that the loop left open."""
+    top = scope.top
+    if top.model_step is None:  # it was not even begun
+        top.model_step = top.make_model_step(next(iter(scope.steps.values())), first_output_index=0)
+    is_in_turn = scope.steps[top.model_step.step.id].is_open
+    if is_in_turn:
+        scope.emitter.note(top.model_step.close_output())
+    scope.break_off(top, ending)
+    if is_in_turn:  # which may have been whole, but for its write
+        scope.show_calls(top)
+    output = chain_output(scope.chain_of(top))
+    for output_index, _ in top.calls.values():
+        call = output[output_index]
+        assert isinstance(call, McpCall), "that is its place"
+        scope.emitter.note(close_call(output_index, call))
+    top.calls.clear()
 
 
-def _finished(
-    scope: Scope, ending: Ending, response: Response, last_step: Step, prepared: PreparedEvents
-) -> FinishedResponse:
+def _finished(scope: Scope, ending: Ending, response: Response, prepared: PreparedEvents) -> FinishedResponse:
     log, last_number = scope.emitter.log_with(prepared)
     state = apply(RowState.PROCESSING, ending_change(ending))
     assert state is not None, "every ending may follow processing"
     return FinishedResponse(
         new=scope.new,
-        epoch=FIRST_EPOCH,
+        epoch=scope.epoch,
         state=state,
         response_status=_response_status(scope, ending, response),
         response=response,
-        last_step=last_step,
-        metering=scope.current.metering(_error_code(ending)),
+        ended=scope.ended_steps(),
         event_log=log,
         last_sequence_number=last_number,
     )
@@ -136,30 +143,24 @@ def _error_code(ending: Ending) -> str | None:
 async def _write(services: Services, scope: Scope, finished: FinishedResponse) -> bool:
     """Try the terminal write until it is done, definitely lost, or out of time; True if it is done."""
     response_id = response_id_text(finished.new.response_id)
-    tries = 0
+
+    async def finish() -> None:  # the times of the calls count back from the write
+        await services.store.finish_response(attrs.evolve(finished, ended=scope.ended_steps()))
+
     with trio.move_on_after(services.limits.terminal_write_s, shield=True):
-        while True:
-            tries += 1
-            try:
-                metering = scope.current.metering(finished.metering.error_code)  # its times count back from the write
-                await services.store.finish_response(attrs.evolve(finished, metering=metering))
-            except StoreUnavailable as error:
-                services.metrics.terminal_write_failures.inc()
-                if tries == 1:
-                    _log.warning("terminal_write_failed", response_id=response_id, reason=str(error))
-                await trio.sleep(services.limits.terminal_retry_s)
-            except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
-                _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
-                is_lost = isinstance(error, LeaseLost)
-                services.metrics.note_given_up(GivenUp.LEASE_LOST if is_lost else GivenUp.REFUSED)
-                return False
-            except Exception:  # noqa: BLE001 - supervision boundary: the terminal write, for the client is still to be told
-                _log.exception("terminal_write_refused", response_id=response_id)
-                services.metrics.note_given_up(GivenUp.REFUSED)
-                return False
-            else:
-                return True
-    _log.error("terminal_write_given_up", response_id=response_id, tries=tries)
+        try:
+            await write_until_taken(services, scope, finish, services.metrics.terminal_write_failures)
+        except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
+            _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
+            is_lost = isinstance(error, LeaseLost)
+            services.metrics.note_given_up(GivenUp.LEASE_LOST if is_lost else GivenUp.REFUSED)
+            return False
+        except Exception:  # noqa: BLE001 - supervision boundary: the terminal write, for the client is still to be told
+            _log.exception("terminal_write_refused", response_id=response_id)
+            services.metrics.note_given_up(GivenUp.REFUSED)
+            return False
+        return True
+    _log.error("terminal_write_given_up", response_id=response_id)
     services.metrics.note_given_up(GivenUp.TIMEOUT)
     return False
 
@@ -180,11 +181,9 @@ def _unopened(scope: Scope) -> Response:
 
 def _record(services: Services, scope: Scope, response: Response, ending: Ending, *, written: bool) -> None:
     """The one canonical line of a response, and its place in the metrics."""
-    new, current = scope.new, scope.current
-    metering, usage = current.metering(_error_code(ending)), current.usage
+    new, usage = scope.new, response.usage
     duration_s = trio.current_time() - scope.started_at
-    first_token_ago_s = metering.first_token_ago_s
-    first_token_s = None if first_token_ago_s is None else metering.started_ago_s - first_token_ago_s
+    first_token_s = None if scope.first_token_at is None else scope.first_token_at - scope.started_at
     _log.info(
         "response_finished",
         response_id=response_id_text(new.response_id),
@@ -194,14 +193,15 @@ def _record(services: Services, scope: Scope, response: Response, ending: Ending
         stream=new.request.stream,
         ending=type(ending).__name__.lower(),
         status=response.status.value,
-        error_type=metering.error_code,
-        http_status=metering.http_status,
+        error_type=_error_code(ending),
+        http_status=scope.top.model_step.http_status if scope.top.model_step else None,
         opened=scope.opening is not None,
         stored=written,
         duration_s=round(duration_s, 4),
         first_token_s=None if first_token_s is None else round(first_token_s, 4),
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
+        steps=len(scope.steps),
     )
     ended = EndedResponse(
         model=new.route.model,

@@ -7,6 +7,7 @@ Rule 3: clean-up code is an optimisation; the rescuer is the guarantee.
 Source: the design's page on states and leases; invariants I18, I20 and I21.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -16,7 +17,7 @@ import attrs
 import structlog
 import trio
 
-from dwctl_trio.domain.errors import DwctlError, LeaseLost, StoreError
+from dwctl_trio.domain.errors import DeadlineExceeded, DwctlError, LeaseLost, StoreError
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.observability.metrics import Metrics
@@ -40,20 +41,20 @@ class Attempt:
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     @contextmanager
-    def work(self) -> Iterator[None]:
-        """The part that can be stopped.
+    def work(self, deadline: float = math.inf) -> Iterator[None]:
+        """The part that can be stopped, and that ends at *deadline* by Trio's clock.
 
         Raises:
             DwctlError: The reason it was stopped for.
         """
+        self._scope.deadline = deadline
         try:
             with self._scope:
                 yield
         finally:
             self.working = False
         if self._scope.cancelled_caught:
-            assert self.stopped_by is not None, "an attempt is only stopped with a reason"
-            raise self.stopped_by
+            raise self.stopped_by or DeadlineExceeded("The response took longer than a response may on this server.")
 
     def stop(self, reason: DwctlError) -> None:
         """Cancel the work; the first reason stays."""

@@ -120,8 +120,8 @@ async def run_scope(services: Services, scope: Scope) -> Response:
     ending: Ending
     with services.live.attempt(scope.new.response_id) as attempt:
         try:
-            with attempt.work():
-                ending = await run_loop(services, scope)
+            with attempt.work(scope.started_at + services.limits.response_s):
+                ending = await run_loop(services, scope, scope.top)
         except trio.BrokenResourceError:  # the consumer left by itself
             ending = Cancelled()
         except DwctlError as error:  # the work was stopped from outside, or the row could not be opened

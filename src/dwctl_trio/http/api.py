@@ -16,6 +16,9 @@ from dwctl_trio.config import Config
 from dwctl_trio.domain import ids
 from dwctl_trio.domain.errors import DwctlError, InvalidRequest, NotFound, ServerStopping
 from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.request import ResponseRequest
+from dwctl_trio.domain.toolbox import resolve_tools
+from dwctl_trio.domain.tools import OfferedTool
 from dwctl_trio.engine.scope import ResponseRefused
 from dwctl_trio.engine.state import Services
 from dwctl_trio.http.admission import Admission
@@ -107,6 +110,15 @@ class Api:
                 status=404,
             )
         return route
+
+    def find_tools(self, wanted: ResponseRequest) -> tuple[OfferedTool, ...]:
+        """What the model is offered for *wanted*.
+
+        Raises:
+            InvalidRequest: It must call a tool that is not offered.
+        """
+        listed = self.config.find_tools(wanted.model)
+        return resolve_tools(wanted, listed=listed, catalog=self.services.catalog)
 
     def stop_reading(self) -> None:
         """Wait no longer for bodies that are not here yet."""

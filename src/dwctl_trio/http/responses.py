@@ -1,4 +1,4 @@
-"""``/v1/responses``: create, read, delete."""
+"""``/v1/responses``: create, read with or without its steps, delete."""
 
 from uuid import UUID, uuid4
 
@@ -23,6 +23,7 @@ from dwctl_trio.ports import NewResponse, StoredResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.protocol.response_object import render_response
+from dwctl_trio.protocol.step_list import render_steps
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 """As clients write booleans in a query."""
@@ -36,19 +37,21 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
         caller = await api.find_caller()
         api.admit(caller)
         body = await api.read_json()
-        wanted = parse_request(body)
+        wanted = parse_request(body, server_tools=api.services.catalog.keys())
         path = choose_path(wanted)
         if path not in {Path.WARM_STREAM, Path.WARM_BLOCKING}:
             raise _not_yet(wanted)
+        route = api.find_route(wanted.model)
         new = NewResponse(
             response_id=uuid4(),
             owner=caller.owner,
             key_prefix=caller.key_prefix,
             request=wanted,
-            route=api.find_route(wanted.model),
+            route=route,
             first_step_id=uuid4(),
             trace=current_trace(),
             idempotency=read_idempotency_key(body),
+            tools=api.find_tools(wanted),
         )
         if new.idempotency is not None:
             return await answer_once(api, new)
@@ -69,6 +72,14 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
         if stored is None:
             raise _no_such(response_id)
         return answer_json(stored.body if stored.body is not None else _render_unfinished(stored))
+
+    @app.get("/v1/responses/<response_id>/steps")
+    async def read_steps(response_id: str) -> HttpResponse:
+        caller = await api.find_caller()
+        steps = await api.services.store.read_chain(_parse_id(response_id), caller.owner)
+        if not steps:  # every response has its first
+            raise _no_such(response_id)
+        return answer_json(json.encode(render_steps(steps)))
 
     @app.delete("/v1/responses/<response_id>")
     async def delete_response(response_id: str) -> HttpResponse:
@@ -118,5 +129,6 @@ def _render_unfinished(stored: StoredResponse) -> bytes:
         created_at=stored.created_at,
         request=stored.request,
         status=wire_status(stored.state),
+        tools=stored.tools,
     )
     return json.encode(render_response(attrs.evolve(response, error=stored.error)))

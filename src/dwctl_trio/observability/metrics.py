@@ -175,11 +175,21 @@ class Metrics:
         self.replays = Counter(
             "dwctl_idempotent_replays", "Requests answered with the response of an earlier one.", registry=registry
         )
+        self._tool_duration = Histogram(
+            "gen_ai_execute_tool_duration_seconds",
+            "Time that a call of a server tool took; an agent's with all its own calls.",
+            ("gen_ai_tool_name", "error_type"),
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
         self.opening_failures = Counter(
             "dwctl_opening_failures", "Responses whose row could not be inserted.", registry=registry
         )
         self.terminal_write_failures = Counter(
             "dwctl_terminal_write_failures", "Tries of a terminal write that failed.", registry=registry
+        )
+        self.step_write_failures = Counter(
+            "dwctl_step_write_failures", "Tries of a write between two steps that failed.", registry=registry
         )
         self._terminal_writes_given_up = Counter(
             "dwctl_terminal_writes_given_up", "Terminal writes that were not done.", ("reason",), registry=registry
@@ -284,6 +294,16 @@ class Metrics:
             self._cached_tokens.labels(*labels).inc(usage.cached_tokens)
         if usage.reasoning_tokens is not None:
             self._reasoning_tokens.labels(*labels).inc(usage.reasoning_tokens)
+
+    def note_tool_call(self, name: str, error_type: ErrorType | None, duration_s: float) -> None:
+        """A call of a server tool has ended.
+
+        Args:
+            name: Of a tool of the configuration.
+            error_type: None if it gave an output.
+            duration_s: How long it took.
+        """
+        self._tool_duration.labels(name, error_type.value if error_type else "").observe(duration_s)
 
     def note_given_up(self, reason: GivenUp) -> None:
         """A terminal write was not done."""

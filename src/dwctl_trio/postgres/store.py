@@ -21,15 +21,25 @@ from dwctl_trio.domain.errors import Conflict, IdempotencyKeyHeld, LeaseLost
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
-from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepResult, StepState, ToolCall, ToolOutput
-from dwctl_trio.domain.turn import ModelTurn
-from dwctl_trio.ports import FinishedResponse, NewResponse, StoredResponse
+from dwctl_trio.domain.steps import Chain
+from dwctl_trio.domain.tools import OfferedTool
+from dwctl_trio.ports import FinishedResponse, NewResponse, Progress, ResumedResponse, StoredResponse
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.postgres.queries import load_query, refusals
-from dwctl_trio.protocol import json
+from dwctl_trio.postgres.step_columns import (
+    ended_columns,
+    error_from_text,
+    error_text,
+    metering_columns,
+    opened_columns,
+    step_from_row,
+    text,
+)
 from dwctl_trio.protocol.request_body import parse_request, render_request
-from dwctl_trio.protocol.response_object import parse_turn, render_response, render_turn
+from dwctl_trio.protocol.request_tools import parse_tools, render_tools
+from dwctl_trio.protocol.response_object import render_response
 
 _ABANDONED = ResponseError(
     type=ErrorType.STEP_ABANDONED,
@@ -67,7 +77,8 @@ class PostgresStore:
             "service_tier": request.service_tier.value,
             "stream": request.stream,
             "store": request.store,
-            "request": _text(render_request(request)) if request.store else None,
+            "request": text(render_request(request)) if request.store else None,
+            "tools": text(render_tools(new.tools)) if request.store and new.tools else None,
             "idempotency_key": key.text if key else None,
             "idempotency_digest": key.body_digest if key else None,
             "daemon_id": self._daemon_id,
@@ -92,6 +103,24 @@ class PostgresStore:
             told=row["frames"] if row["response"] is None else row["response"].encode(),
         )
 
+    async def advance_response(self, progress: Progress) -> None:
+        """See ``ports.ResponseStore``."""
+        new, store = progress.new, progress.new.request.store
+        values: dict[str, object] = {
+            "response_id": new.response_id,
+            "owner": new.owner,
+            "service_tier": new.request.service_tier.value,
+            "stream": new.request.stream,
+            "daemon_id": self._daemon_id,
+            "epoch": progress.epoch,
+            "lease_s": self._limits.lease_s,
+            **ended_columns(progress.ended, store=store),
+            **metering_columns(progress.ended),
+            **opened_columns(progress.opened, store=store),
+        }
+        if await self._write("advance_response", values) is None:
+            raise LeaseLost("the row is no longer this process's")
+
     async def finish_response(self, finished: FinishedResponse) -> None:
         """See ``ports.ResponseStore``."""
         ended = await self._write("finish_response", self._finish_values(finished))
@@ -109,40 +138,20 @@ class PostgresStore:
         )
 
     def _finish_values(self, finished: FinishedResponse) -> dict[str, object]:
-        new, step, metering = finished.new, finished.last_step, finished.metering
-        turn = step.result if isinstance(step.result, ModelTurn) else None
-        usage = turn.usage if turn is not None else None
-        price = new.route.price
-        store = new.request.store
+        new, store = finished.new, finished.new.request.store
         return {
             "response_id": new.response_id,
+            "owner": new.owner,
+            "service_tier": new.request.service_tier.value,
+            "stream": new.request.stream,
             "daemon_id": self._daemon_id,
             "epoch": finished.epoch,
             "state": finished.state.value,
             "response_status": finished.response_status,
-            "response": _text(render_response(finished.response)) if store else None,
-            "error": _error_text(finished.response.error),
-            "step_id": step.id,
-            "step_state": step.state.value,
-            "step_result": _text(render_turn(turn)) if store and turn is not None else None,
-            "step_error": _error_text(step.error),
-            "owner": new.owner,
-            "model": new.request.model,
-            "upstream": new.route.upstream,
-            "upstream_model": new.route.upstream_model,
-            "service_tier": new.request.service_tier.value,
-            "stream": new.request.stream,
-            "http_status": metering.http_status,
-            "error_code": metering.error_code,
-            "started_ago_s": metering.started_ago_s,
-            "first_token_ago_s": metering.first_token_ago_s,
-            "input_tokens": usage.input_tokens if usage else None,
-            "cached_tokens": usage.cached_tokens if usage else None,
-            "reasoning_tokens": usage.reasoning_tokens if usage else None,
-            "output_tokens": usage.output_tokens if usage else None,
-            "input_price_per_million": price.input_per_million if price else None,
-            "output_price_per_million": price.output_per_million if price else None,
-            "currency": price.currency if price else None,
+            "response": text(render_response(finished.response)) if store else None,
+            "error": error_text(finished.response.error),
+            **ended_columns(finished.ended, store=store),
+            **metering_columns(finished.ended),
             "last_sequence": finished.last_sequence_number,
             "frames": finished.event_log if store else None,
         }
@@ -157,14 +166,15 @@ class PostgresStore:
             state=RowState(row["state"]),
             created_at=row["created_at"],
             request=parse_request(msgspec.json.decode(row["request"])) if row["request"] is not None else None,
+            tools=_parse_tools(row["tools"]),
             body=row["response"].encode() if row["response"] is not None else None,
-            error=_error_from_text(row["error"]),
+            error=error_from_text(row["error"]),
         )
 
     async def read_chain(self, response_id: UUID, owner: str) -> Chain:
         """See ``ports.ResponseStore``."""
         rows = await self._fetch("read_steps", {"response_id": response_id, "owner": owner})
-        return [_step_from_row(row) for row in rows]
+        return [step_from_row(row) for row in rows]
 
     async def delete_response(self, response_id: UUID, owner: str) -> bool:
         """See ``ports.ResponseStore``."""
@@ -192,8 +202,35 @@ class PostgresStore:
 
     async def rescue_expired(self) -> Sequence[UUID]:
         """See ``ports.LeaseStore``."""
-        values = {"rows": self._limits.rescue_rows, "error": _error_text(_ABANDONED)}
+        values = {"rows": self._limits.rescue_rows, "error": error_text(_ABANDONED)}
         return [row["id"] for row in await self._fetch("rescue_expired", values)]
+
+    async def take_over(self, response_id: UUID) -> ResumedResponse | None:
+        """See ``ports.LeaseStore``."""
+        values = {"response_id": response_id, "daemon_id": self._daemon_id, "lease_s": self._limits.lease_s}
+        query = load_query("take_over_response")
+        with refusals(query.name):
+            row = await self._pool.fetchrow(query.text, *query.arguments(values))
+        if row is None:
+            return None
+        steps = await self._fetch("read_steps", {"response_id": response_id, "owner": row["owner"]})
+        request = parse_request(msgspec.json.decode(row["request"]))
+        new = NewResponse(
+            response_id=response_id,
+            owner=row["owner"],
+            key_prefix=row["key_prefix"],
+            request=request,
+            route=ModelRoute(model=request.model, upstream=row["upstream"], upstream_model=row["upstream_model"]),
+            first_step_id=steps[0]["id"],
+            tools=_parse_tools(row["tools"]),
+        )
+        return ResumedResponse(
+            new=new,
+            epoch=row["epoch"],
+            created_at=row["created_at"],
+            age_s=row["age_s"],
+            steps=tuple(step_from_row(step) for step in steps),
+        )
 
     async def stop_process(self) -> None:
         """See ``ports.LeaseStore``."""
@@ -222,38 +259,5 @@ class PostgresStore:
             return await self._pool.fetchval(query.text, *query.arguments(values))
 
 
-def _text(value: object) -> str:
-    return json.encode(value).decode()
-
-
-def _error_text(error: ResponseError | None) -> str | None:
-    if error is None:
-        return None
-    return _text({"type": error.type.value, "code": error.code.value, "message": error.message})
-
-
-def _error_from_text(stored: str | None) -> ResponseError | None:
-    if stored is None:
-        return None
-    fields = msgspec.json.decode(stored)
-    return ResponseError(type=ErrorType(fields["type"]), code=ErrorCode(fields["code"]), message=fields["message"])
-
-
-def _step_from_row(row: Any) -> Step:
-    descriptor: StepDescriptor
-    result: StepResult | None = None
-    if row["kind"] == "model_call":
-        descriptor = ModelCall()
-        result = parse_turn(msgspec.json.decode(row["result"])) if row["result"] is not None else None
-    else:
-        descriptor = ToolCall(call_id=row["call_id"], name=row["name"], arguments=row["request"] or "")
-        result = ToolOutput(output=row["result"]) if row["result"] is not None else None
-    return Step(
-        id=row["id"],
-        sequence=row["sequence"],
-        descriptor=descriptor,
-        state=StepState(row["state"]),
-        parent_step_id=row["parent_step_id"],
-        result=result,
-        error=_error_from_text(row["error"]),
-    )
+def _parse_tools(stored: str | None) -> tuple[OfferedTool, ...]:
+    return () if stored is None else parse_tools(msgspec.json.decode(stored))

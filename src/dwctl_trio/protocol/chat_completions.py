@@ -10,6 +10,7 @@ It knows no connection and no clock: feed it bytes, get fragments.
 Source: OpenAI Chat Completions API reference, "Streaming"; observed: see ``chat_chunks`` and ``chat_tool_calls``.
 """
 
+from collections.abc import Set as AbstractSet
 from typing import Final
 from uuid import UUID
 
@@ -63,13 +64,24 @@ class ChunkReassembler:
         event_bytes_max: Bytes of one event.
         answer_bytes_max: Bytes of the answer's texts together, as UTF-8.
         tool_calls_max: Tool calls in the turn.
+        custom_tools: Names of the tools that take text instead of JSON.
     """
 
-    def __init__(self, step_id: UUID, *, event_bytes_max: int, answer_bytes_max: int, tool_calls_max: int) -> None:
+    def __init__(
+        self,
+        step_id: UUID,
+        *,
+        event_bytes_max: int,
+        answer_bytes_max: int,
+        tool_calls_max: int,
+        custom_tools: AbstractSet[str] = frozenset(),
+    ) -> None:
         self._decoder = SseDecoder(event_bytes_max=event_bytes_max)
         self._answer_bytes_max = answer_bytes_max
         self._answer_bytes = 0
-        self._tool_calls = ToolCallAssembler(step_id=step_id, calls_max=tool_calls_max, admit=self._admit)
+        self._tool_calls = ToolCallAssembler(
+            step_id=step_id, calls_max=tool_calls_max, admit=self._admit, custom_tools=custom_tools
+        )
         self._fragments: list[Fragment] = []
         self._failure: UpstreamError | None = None
         self._usage: Usage | None = None

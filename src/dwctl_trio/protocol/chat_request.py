@@ -7,24 +7,26 @@ Rule 3: we always ask for a stream, whatever our own client asked for: one way t
 Source: OpenAI Chat Completions API reference, "Create chat completion".
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, assert_never
+from collections.abc import Sequence
+from typing import Any, Final, assert_never
 
 import attrs
 import msgspec
 
-from dwctl_trio.domain.items import FunctionCall, Message, RefusalPart
-from dwctl_trio.domain.request import (
-    InputMessage,
-    JsonObject,
-    JsonSchema,
-    PlainText,
-    ResponseRequest,
-    Role,
-    TextFormat,
-)
-from dwctl_trio.domain.turn import ModelTurn
+from dwctl_trio.domain.items import CallKind, OutputItem
+from dwctl_trio.domain.request import JsonObject, JsonSchema, PlainText, ResponseRequest, TextFormat
+from dwctl_trio.domain.tools import ChoiceMode, OfferedTool
+from dwctl_trio.domain.transitions import TurnPlan
 from dwctl_trio.protocol import json
+from dwctl_trio.protocol.chat_history import INPUT_NAME, render_history
+
+_ANY_PARAMETERS: Final = {"type": "object", "properties": {}}
+_CUSTOM_PARAMETERS: Final = {
+    "type": "object",
+    "properties": {INPUT_NAME: {"type": "string"}},
+    "required": [INPUT_NAME],
+    "additionalProperties": False,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -46,20 +48,23 @@ DEFAULT_QUIRKS = Quirks()
 
 
 def render_chat_request(
-    request: ResponseRequest, turns: Sequence[ModelTurn], *, upstream_model: str, quirks: Quirks
+    request: ResponseRequest, output: Sequence[OutputItem], plan: TurnPlan, *, upstream_model: str, quirks: Quirks
 ) -> bytes:
     """The JSON body of the next model call.
 
     Args:
-        request: What the client asked for.
-        turns: The turns that the model has already had in this response, oldest first.
+        request: What was asked.
+        output: What the loop has come to so far, oldest first.
+        plan: What the model may do this time.
         upstream_model: The model's name at the upstream.
         quirks: Applied last: first dropped, then renamed.
 
     Returns:
         UTF-8 JSON on one line.
     """
-    messages = [*_input_messages(request, quirks), *_turn_messages(turns)]
+    messages = render_history(request.input, output, developer_role=quirks.developer_role)
+    if request.instructions is not None:
+        messages.insert(0, {"role": "system", "content": request.instructions})
     body: dict[str, Any] = {"model": upstream_model, "messages": messages, "stream": True}
     if quirks.stream_usage:
         body["stream_options"] = {"include_usage": True}
@@ -69,13 +74,14 @@ def render_chat_request(
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,
         # The older name: every self-hosted engine knows it, not all know max_completion_tokens.
-        "max_tokens": request.max_output_tokens,
+        "max_tokens": plan.max_output_tokens,
         "response_format": _response_format(request.text_format),
         "verbosity": request.verbosity,
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "user": request.user,
     }
     body |= {name: value for name, value in options.items() if value is not None}
+    body |= _tools(plan, parallel=request.parallel_tool_calls)
     return json.encode(_apply_quirks(body, quirks))
 
 
@@ -86,42 +92,44 @@ def _apply_quirks(body: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in body.items() if name not in quirks.drop}
 
 
-def _input_messages(request: ResponseRequest, quirks: Quirks) -> Iterable[dict[str, Any]]:
-    if request.instructions is not None:
-        yield {"role": "system", "content": request.instructions}
-    for message in request.input:
-        is_renamed = message.role is Role.DEVELOPER and not quirks.developer_role
-        role = Role.SYSTEM if is_renamed else message.role
-        yield {"role": role.value, "content": _content(message)}
+def _tools(plan: TurnPlan, *, parallel: bool) -> dict[str, Any]:
+    """The fields about tools; none of them without any tool, for upstreams refuse that."""
+    if not plan.tools:
+        return {}
+    fields: dict[str, Any] = {"tools": [{"type": "function", "function": _function(tool)} for tool in plan.tools]}
+    choice = plan.tool_choice
+    if choice.name is not None:
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    elif choice.mode is not ChoiceMode.AUTO:  # which is what upstreams do by themselves
+        fields["tool_choice"] = choice.mode.value
+    if not parallel:
+        fields["parallel_tool_calls"] = False
+    return fields
 
 
-def _content(message: InputMessage) -> str | list[dict[str, str]]:
-    """The message's parts in order; an earlier refusal is text too, which every engine's template understands."""
-    if not message.content:
-        return ""
-    if len(message.content) == 1:
-        return message.content[0].text
-    return [{"type": "text", "text": part.text} for part in message.content]
+def _function(tool: OfferedTool) -> dict[str, Any]:
+    """*tool* as a function; a custom one takes its text as the only argument."""
+    if tool.kind is CallKind.CUSTOM:
+        description = "\n\n".join(text for text in (tool.description, _format_advice(tool.format)) if text)
+        parameters: object = _CUSTOM_PARAMETERS
+    else:
+        description = tool.description or ""
+        parameters = _ANY_PARAMETERS if tool.parameters is None else msgspec.Raw(tool.parameters)
+    function: dict[str, Any] = {"name": tool.name}
+    if description:
+        function["description"] = description
+    function["parameters"] = parameters
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return function
 
 
-def _turn_messages(turns: Sequence[ModelTurn]) -> Iterable[dict[str, Any]]:
-    """One assistant message a turn; reasoning is not given back, as chat completions has no place for it."""
-    for turn in turns:
-        text = "".join(
-            part.refusal if isinstance(part, RefusalPart) else part.text
-            for item in turn.items
-            if isinstance(item, Message)
-            for part in item.content
-        )
-        calls = [_tool_call(item) for item in turn.items if isinstance(item, FunctionCall)]
-        if calls:
-            yield {"role": "assistant", "content": text or None, "tool_calls": calls}
-        elif text:
-            yield {"role": "assistant", "content": text}
-
-
-def _tool_call(call: FunctionCall) -> dict[str, Any]:
-    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def _format_advice(encoded: bytes | None) -> str | None:
+    """What the input of a custom tool must look like, in words; nothing holds the model to it."""
+    form = None if encoded is None else msgspec.json.decode(encoded)
+    if form is None or form["type"] != "grammar":
+        return None
+    return f"The input must match this grammar ({form['syntax']}):\n{form['definition']}"
 
 
 def _response_format(text_format: TextFormat) -> dict[str, Any] | None:

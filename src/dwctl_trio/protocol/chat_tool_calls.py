@@ -5,21 +5,25 @@ newest call, or in an array of several pieces to the call at the same place.
 Rule 2: nothing of a call is let out before its id and name are known; then they never change.
 Rule 3: an id that never comes is derived from the step and the call's place, so it is the same after a resume.
 Rule 4: no two calls of a turn have the same id, whatever the upstream says.
+Rule 5: a custom tool takes text: what the model wrote as the one argument of a function comes out as that text, whole.
 
 Source: OpenAI Chat Completions API reference, ``delta.tool_calls``; observed: Gemini (index 0 for every call),
 vLLM (another id in every piece), Ollama (neither id nor index; arguments as an object).
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 from uuid import UUID
 
 import attrs
+import msgspec
 
 from dwctl_trio.domain.errors import UpstreamError
 from dwctl_trio.domain.ids import synthetic_call_id
 from dwctl_trio.domain.turn import ToolCallFragment
-from dwctl_trio.protocol.json import encode
+from dwctl_trio.protocol.chat_history import INPUT_NAME
+from dwctl_trio.protocol.json import clean_text, encode
 
 
 @attrs.define(eq=False)
@@ -32,7 +36,7 @@ class _Call:
     first_id: str | None = None
     """The first id that the upstream gave, which is ``call_id`` unless another call had it before."""
     held: list[str] = attrs.field(factory=list)
-    """Arguments that wait for the id or the name."""
+    """Arguments that wait for the id or the name, or those of a custom tool for their end."""
     is_open: bool = False
     """Its first fragment has been let out."""
 
@@ -59,12 +63,16 @@ class ToolCallAssembler:
         step_id: The model step, for the ids that the upstream does not give.
         calls_max: Calls that one turn may have.
         admit: Cleans and counts a text of the upstream's; raises if there is too much of it.
+        custom_tools: Names of the tools that take text.
     """
 
-    def __init__(self, *, step_id: UUID, calls_max: int, admit: Callable[[str], str]) -> None:
+    def __init__(
+        self, *, step_id: UUID, calls_max: int, admit: Callable[[str], str], custom_tools: AbstractSet[str]
+    ) -> None:
         self._step_id = step_id
         self._calls_max = calls_max
         self._admit = admit
+        self._custom_tools = custom_tools
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
@@ -103,7 +111,7 @@ class ToolCallAssembler:
         return self._add(self._legacy, piece)
 
     def finish(self) -> list[ToolCallFragment]:
-        """The calls that still wait for an id, whole.
+        """The calls that still wait for an id, and those of custom tools, whole.
 
         Raises:
             UpstreamError: A call has no name: nobody could run it.
@@ -114,7 +122,10 @@ class ToolCallAssembler:
                 raise UpstreamError("The model's server sent a tool call without a name.")
             if call.call_id is None:
                 call.call_id = synthetic_call_id(self._step_id, call.position)
-                fragments += self._let_out(call, "")
+            if call.name in self._custom_tools:
+                call.held = [_read_input("".join(call.held))]
+            if call.held or not call.is_open:
+                fragments += self._let_out(call, "", is_whole=True)
         return fragments
 
     def _read_piece(self, entry: dict[str, Any], function: object) -> _Piece:
@@ -171,8 +182,8 @@ class ToolCallAssembler:
             call.name = piece.name
         return self._let_out(call, piece.arguments)
 
-    def _let_out(self, call: _Call, arguments: str) -> list[ToolCallFragment]:
-        if call.call_id is None or call.name is None:
+    def _let_out(self, call: _Call, arguments: str, *, is_whole: bool = False) -> list[ToolCallFragment]:
+        if call.call_id is None or call.name is None or (call.name in self._custom_tools and not is_whole):
             if arguments:
                 call.held.append(arguments)
             return []
@@ -183,6 +194,16 @@ class ToolCallAssembler:
             return []
         call.is_open = True
         return [ToolCallFragment(position=call.position, call_id=call.call_id, name=call.name, arguments=arguments)]
+
+
+def _read_input(arguments: str) -> str:
+    """The text for a custom tool in *arguments*; all of them where the model wrote something else."""
+    try:
+        decoded = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    text = decoded.get(INPUT_NAME) if isinstance(decoded, dict) else None
+    return clean_text(text) if isinstance(text, str) else arguments
 
 
 def _is_other_call(piece: _Piece, call: _Call) -> bool:

@@ -7,7 +7,7 @@ Rule 3: a delta costs a template: only the number and the text change from one t
 Source: OpenAI Responses API reference, "Streaming events"; WHATWG HTML, "Server-sent events".
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, assert_never
 
 from dwctl_trio.domain.events import (
@@ -19,6 +19,9 @@ from dwctl_trio.domain.events import (
     ContentPartAdded,
     ContentPartDone,
     Event,
+    McpCallCompleted,
+    McpCallFailed,
+    McpCallInProgress,
     OutputItemAdded,
     OutputItemDone,
     ResponseCompleted,
@@ -27,9 +30,12 @@ from dwctl_trio.domain.events import (
     ResponseIncomplete,
     ResponseInProgress,
     ResponseQueued,
+    SubAgentEvent,
 )
+from dwctl_trio.domain.items import CallKind
 from dwctl_trio.protocol import json
-from dwctl_trio.protocol.response_object import render_item, render_part, render_response
+from dwctl_trio.protocol.output_items import render_item, render_part
+from dwctl_trio.protocol.response_object import render_response
 from dwctl_trio.protocol.sse import encode_frame
 
 DELTA_TYPES: Final = {
@@ -42,6 +48,19 @@ DONE_TYPES: Final = {
     ContentKind.REFUSAL: "response.refusal.done",
     ContentKind.REASONING: "response.reasoning_text.done",
 }
+ARGUMENTS_TYPES: Final = {
+    CallKind.FUNCTION: "response.function_call_arguments",
+    CallKind.CUSTOM: "response.custom_tool_call_input",
+    CallKind.SERVER: "response.mcp_call_arguments",
+}
+"""To be followed by ``.delta`` or ``.done``."""
+MCP_CALL_TYPES: Final[Mapping[type[McpCallInProgress | McpCallCompleted | McpCallFailed], str]] = {
+    McpCallInProgress: "response.mcp_call.in_progress",
+    McpCallCompleted: "response.mcp_call.completed",
+    McpCallFailed: "response.mcp_call.failed",
+}
+SUB_AGENT_TYPE: Final = "dwctl:sub_agent"
+"""Ours, not OpenAI's: one event of a sub-agent inside."""
 SNAPSHOT_TYPES: Final = {
     ResponseCreated: "response.created",
     ResponseQueued: "response.queued",
@@ -106,12 +125,18 @@ def render_event(event: Event) -> tuple[str, dict[str, object]]:
         case ContentDone(kind, index, item_id, content_index, text):
             name = "refusal" if kind is ContentKind.REFUSAL else "text"
             return DONE_TYPES[kind], _place(index, item_id, content_index) | {name: text} | _logprobs(kind)
-        case ArgumentsDelta(index, item_id, delta):
-            fields: dict[str, object] = {"item_id": item_id, "output_index": index, "delta": delta}
-            return "response.function_call_arguments.delta", fields
-        case ArgumentsDone(index, item_id, name, arguments):
-            fields = {"item_id": item_id, "output_index": index, "name": name, "arguments": arguments}
-            return "response.function_call_arguments.done", fields
+        case ArgumentsDelta(call_kind, index, item_id, delta):
+            return f"{ARGUMENTS_TYPES[call_kind]}.delta", _item_place(index, item_id) | {"delta": delta}
+        case ArgumentsDone(call_kind, index, item_id, name, arguments):
+            return f"{ARGUMENTS_TYPES[call_kind]}.done", _item_place(index, item_id) | _whole(
+                call_kind, name, arguments
+            )
+        case McpCallInProgress(index, item_id) | McpCallCompleted(index, item_id) | McpCallFailed(index, item_id):
+            return MCP_CALL_TYPES[type(event)], _item_place(index, item_id)
+        case SubAgentEvent(agent_name, item_id, inner):
+            inner_kind, fields = render_event(inner)
+            inside = {"type": inner_kind, **fields}
+            return SUB_AGENT_TYPE, {"agent": {"agent_name": agent_name}, "item_id": item_id, "event": inside}
         case (
             ResponseCreated(response)
             | ResponseQueued(response)
@@ -123,6 +148,17 @@ def render_event(event: Event) -> tuple[str, dict[str, object]]:
             return SNAPSHOT_TYPES[type(event)], {"response": render_response(response)}
         case _ as never:
             assert_never(never)
+
+
+def _whole(kind: CallKind, name: str, arguments: str) -> dict[str, object]:
+    """What the end of a call's arguments says beyond its place; OpenAI documents the name for functions only."""
+    if kind is CallKind.CUSTOM:
+        return {"input": arguments}
+    return {"name": name, "arguments": arguments} if kind is CallKind.FUNCTION else {"arguments": arguments}
+
+
+def _item_place(output_index: int, item_id: str) -> dict[str, object]:
+    return {"item_id": item_id, "output_index": output_index}
 
 
 def _place(output_index: int, item_id: str, content_index: int) -> dict[str, object]:

@@ -4,7 +4,7 @@ Rule 1: a field that is absent and a field that is null are the same.
 Rule 2: nothing is coerced: ``"1"`` is not a number and ``1`` is not a boolean.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from dwctl_trio.domain.errors import InvalidRequest
@@ -36,8 +36,8 @@ def joined(names: Collection[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
-def shown(text: str) -> str:
-    """*text* that a client wrote, for an error that repeats it: the beginning of a long one."""
+def shown_text(text: str) -> str:
+    """*text* of a client's as an error repeats it: not all of it if it is long."""
     return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]}…"
 
 
@@ -72,8 +72,20 @@ class Fields:
         """Raise for the first field that is not in *known*."""
         for name in self._values:
             if name not in known:
-                path = self.path(shown(name))
+                path = self.path(shown_text(name))
                 raise InvalidRequest(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
+
+    def refuse_set(self, names: Iterable[str]) -> None:
+        """Raise for the first of *names* that says something: null and false say nothing."""
+        for name in names:
+            value = self._values.get(name)
+            if value is not None and value is not False:
+                path = self.path(name)
+                raise InvalidRequest(
+                    f"Unsupported parameter: '{path}' is not supported by this server.",
+                    param=path,
+                    code="unsupported_parameter",
+                )
 
     def raw(self, name: str) -> object:
         """The field as decoded; None if absent or null."""
@@ -163,14 +175,14 @@ class Fields:
         if value < minimum:
             code = "integer_below_min_value" if isinstance(value, int) else "decimal_below_min_value"
             raise InvalidRequest(
-                f"Invalid '{path}': expected a value >= {minimum}, but got {shown(repr(value))} instead.",
+                f"Invalid '{path}': expected a value >= {minimum}, but got {shown_text(repr(value))} instead.",
                 param=path,
                 code=code,
             )
         if maximum is not None and value > maximum:
             code = "integer_above_max_value" if isinstance(value, int) else "decimal_above_max_value"
             raise InvalidRequest(
-                f"Invalid '{path}': expected a value <= {maximum}, but got {shown(repr(value))} instead.",
+                f"Invalid '{path}': expected a value <= {maximum}, but got {shown_text(repr(value))} instead.",
                 param=path,
                 code=code,
             )

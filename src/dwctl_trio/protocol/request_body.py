@@ -1,5 +1,7 @@
 """The body of ``POST /v1/responses``: JSON to a validated request, and back for the store.
 
+What it says of the conversation is read in ``request_input``, what it says of tools in ``request_tools``.
+
 Rule 1: a parameter is honoured, or a hint that is echoed, or refused because ignoring it would change the meaning.
 Rule 2: whatever the JSON, the outcome is a value or an ``InvalidRequest`` that names the parameter.
 Rule 3: ``parse_request(render_request(request)) == request``.
@@ -8,33 +10,29 @@ Source: OpenAI Responses API reference, "Create a response"; Open Responses spec
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from dwctl_trio.domain.errors import InvalidRequest
 from dwctl_trio.domain.models import MODEL_CHARACTERS_MAX
 from dwctl_trio.domain.request import (
-    InputItem,
-    InputMessage,
-    InputPart,
     JsonObject,
     JsonSchema,
-    PartKind,
     PlainText,
     ReasoningOptions,
     ResponseRequest,
-    Role,
     ServiceTier,
     TextFormat,
 )
-from dwctl_trio.protocol.fields import Fields, joined, shown, wrong_type
+from dwctl_trio.protocol.fields import Fields, joined, shown_text, wrong_type
+from dwctl_trio.protocol.offered_tools import render_choice
+from dwctl_trio.protocol.request_input import check_calls, parse_input, render_input
+from dwctl_trio.protocol.request_tools import parse_request_tools, parse_tool_choice, render_request_tools
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SUMMARIES = ("auto", "concise", "detailed")
 VERBOSITIES = ("low", "medium", "high")
-STATUSES = ("in_progress", "completed", "incomplete")
-PHASES = ("commentary", "final_answer")
 CACHE_RETENTIONS = ("in_memory", "24h")
 METADATA_PAIRS_MAX = 16
 """OpenAI's bound."""
@@ -44,18 +42,19 @@ METADATA_VALUE_CHARACTERS_MAX = 512
 """OpenAI's bound."""
 OUTPUT_TOKENS_MIN = 16
 """OpenAI's bound."""
-
 SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """OpenAI's rule."""
+SUB_AGENTS = "dwctl:sub_agents"
+"""Ours, of ``include``: the stream tells what sub-agents do."""
 
 _HONOURED = frozenset({
     "model", "input", "instructions", "stream", "store", "temperature", "top_p", "presence_penalty",
     "frequency_penalty", "max_output_tokens", "text", "reasoning", "metadata", "background", "service_tier",
-    "parallel_tool_calls", "tool_choice", "tools", "truncation",
+    "parallel_tool_calls", "tool_choice", "tools", "truncation", "max_tool_calls", "include",
 })  # fmt: skip
 _HINTS = frozenset({
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
-    "stream_options", "include", "max_tool_calls", "top_logprobs",
+    "stream_options", "top_logprobs",
 })  # fmt: skip
 _REFUSED = frozenset({
     "previous_response_id", "conversation", "prompt", "moderation", "context_management", "background_options",
@@ -74,8 +73,12 @@ _NOTHING_TO_INCLUDE = (
 )
 
 
-def parse_request(body: object) -> ResponseRequest:
+def parse_request(body: object, *, server_tools: Collection[str] | None = None) -> ResponseRequest:
     """The request that *body*, decoded JSON, asks for.
+
+    Args:
+        body: What the client sent.
+        server_tools: The names of the tools that it may name; None lets any name through.
 
     Raises:
         InvalidRequest: With the path of the parameter that is wrong, unknown, or not supported.
@@ -87,9 +90,12 @@ def parse_request(body: object) -> ResponseRequest:
     if not model.strip():
         raise InvalidRequest("Invalid 'model': it must not be empty.", param="model", code="invalid_value")
     text = fields.object("text")
+    conversation = parse_input(fields)
+    check_calls(conversation)
+    tools = parse_request_tools(fields, server_tools)
     return ResponseRequest(
         model=model,
-        input=_parse_input(fields),
+        input=conversation,
         instructions=fields.text("instructions"),
         stream=fields.flag("stream") or False,
         background=fields.flag("background") or False,
@@ -105,7 +111,10 @@ def parse_request(body: object) -> ResponseRequest:
         reasoning=_parse_reasoning(fields.object("reasoning")),
         metadata=_parse_metadata(fields.object("metadata")),
         parallel_tool_calls=_default_true(fields.flag("parallel_tool_calls")),
-        tool_choice=fields.choice("tool_choice", ("auto", "none")) or "auto",
+        tools=tools,
+        tool_choice=parse_tool_choice(fields, tools),
+        max_tool_calls=fields.integer("max_tool_calls", minimum=1, maximum=2**31 - 1),
+        shows_sub_agents=_parse_include(fields),
         user=fields.text("user", length_max=512),
         safety_identifier=fields.text("safety_identifier", length_max=64),
         prompt_cache_key=fields.text("prompt_cache_key", length_max=512),
@@ -125,20 +134,10 @@ def _refuse_unsupported(fields: Fields) -> None:
     for name in sorted(_REFUSED):
         if fields.raw(name) is not None:
             raise _unsupported(name, f"Unsupported parameter: '{name}' is not supported by this server.")
-    if fields.items("tools"):
-        raise _unsupported("tools", "Unsupported parameter: 'tools' is not supported by this server yet.")
-    choice = fields.raw("tool_choice")
-    if isinstance(choice, dict) or choice == "required":
-        raise _unsupported("tool_choice", "Unsupported 'tool_choice': without tools only 'auto' and 'none' make sense.")
     if fields.choice("truncation", ("auto", "disabled")) == "auto":
         raise _unsupported("truncation", "Unsupported 'truncation': this server never drops input; use 'disabled'.")
     if fields.integer("top_logprobs", minimum=0, maximum=20):
         raise _unsupported("top_logprobs", "Unsupported parameter: 'top_logprobs' is not supported by this server yet.")
-    for index, asked in enumerate(fields.items("include") or ()):
-        if asked not in _NOTHING_TO_INCLUDE:
-            path = f"include[{index}]"
-            raise _unsupported(path, f"Unsupported '{path}': supported values are {joined(_NOTHING_TO_INCLUDE)}.")
-    fields.integer("max_tool_calls", minimum=1)
     fields.choice("prompt_cache_retention", CACHE_RETENTIONS)
     fields.object("prompt_cache_options")
     options = fields.object("stream_options")
@@ -147,72 +146,15 @@ def _refuse_unsupported(fields: Fields) -> None:
         options.flag("include_obfuscation")
 
 
-def _parse_input(fields: Fields) -> tuple[InputItem, ...]:
-    value = fields.raw("input")
-    if value is None:
-        raise InvalidRequest("Missing required parameter: 'input'.", param="input", code="missing_required_parameter")
-    if isinstance(value, str):
-        return (InputMessage(role=Role.USER, content=(InputPart(kind=PartKind.INPUT_TEXT, text=value),)),)
-    if not isinstance(value, list):
-        raise wrong_type("input", "a string or an array", value)
-    parsed = [_parse_item(item, f"input[{index}]") for index, item in enumerate(value)]
-    messages = tuple(message for message in parsed if message is not None)
-    if not messages:
-        raise InvalidRequest(
-            "Invalid 'input': expected at least one message, but got none.", param="input", code="empty_array"
-        )
-    return messages
-
-
-def _parse_item(value: object, path: str) -> InputMessage | None:
-    """One input item; None for reasoning, which a chat-completions upstream has no place for."""
-    fields = Fields(value, path)
-    kind = "message" if fields.raw("type") is None else fields.text("type")
-    if kind == "reasoning":
-        return None
-    if kind != "message":
-        raise InvalidRequest(
-            f"Unsupported '{path}.type': supported values are 'message' and 'reasoning'.",
-            param=f"{path}.type",
-            code="unsupported_value",
-        )
-    fields.refuse_unknown(("type", "role", "content", "id", "status", "phase"))
-    fields.text("id")
-    fields.choice("status", STATUSES)
-    fields.choice("phase", PHASES)
-    role = Role(fields.require("role", lambda name: fields.choice(name, [role.value for role in Role])))
-    content = fields.raw("content")
-    own_kind = PartKind.OUTPUT_TEXT if role is Role.ASSISTANT else PartKind.INPUT_TEXT
-    if isinstance(content, str):
-        return InputMessage(role=role, content=(InputPart(kind=own_kind, text=content),))
-    if content is None:
-        raise InvalidRequest(
-            f"Missing required parameter: '{path}.content'.",
-            param=f"{path}.content",
-            code="missing_required_parameter",
-        )
-    if not isinstance(content, list):
-        raise wrong_type(f"{path}.content", "a string or an array", content)
-    parts = [_parse_part(part, f"{path}.content[{index}]") for index, part in enumerate(content)]
-    return InputMessage(role=role, content=tuple(parts))
-
-
-def _parse_part(value: object, path: str) -> InputPart:
-    fields = Fields(value, path)
-    kind = fields.require("type", fields.text)
-    if kind not in [known.value for known in PartKind]:
-        raise InvalidRequest(
-            f"Unsupported '{path}.type': supported values are {joined([known.value for known in PartKind])}.",
-            param=f"{path}.type",
-            code="unsupported_value",
-        )
-    fields.refuse_unknown(("type", "text", "refusal", "annotations", "logprobs", "prompt_cache_breakpoint"))
-    fields.object("prompt_cache_breakpoint")
-    for name in ("annotations", "logprobs"):
-        for index, item in enumerate(fields.items(name) or ()):
-            Fields(item, f"{path}.{name}[{index}]")
-    name = "refusal" if kind == PartKind.REFUSAL else "text"
-    return InputPart(kind=PartKind(kind), text=fields.require(name, fields.text))
+def _parse_include(fields: Fields) -> bool:
+    """Whether the sub-agents are to be shown; of what else may be asked for there is never any."""
+    supported = (*_NOTHING_TO_INCLUDE, SUB_AGENTS)
+    asked_for = fields.items("include") or ()
+    for index, asked in enumerate(asked_for):
+        if asked not in supported:
+            path = f"include[{index}]"
+            raise _unsupported(path, f"Unsupported '{path}': supported values are {joined(supported)}.")
+    return SUB_AGENTS in asked_for
 
 
 def _parse_format(text: Fields | None) -> TextFormat:
@@ -271,7 +213,7 @@ def _parse_metadata(fields: Fields | None) -> tuple[tuple[str, str], ...]:
         if len(name) > METADATA_KEY_CHARACTERS_MAX:
             raise InvalidRequest(
                 f"Invalid 'metadata': expected keys of at most {METADATA_KEY_CHARACTERS_MAX} characters, "
-                f"but '{shown(name)}' has {len(name)}.",
+                f"but '{shown_text(name)}' has {len(name)}.",
                 param="metadata",
                 code="string_above_max_length",
             )
@@ -290,7 +232,7 @@ def render_request(request: ResponseRequest) -> dict[str, object]:
     """*request* in the client's vocabulary; ``parse_request`` gives it back."""
     body: dict[str, object] = {
         "model": request.model,
-        "input": [_render_message(item) for item in request.input],
+        "input": render_input(request.input),
         "instructions": request.instructions,
         "stream": request.stream,
         "background": request.background,
@@ -305,7 +247,10 @@ def render_request(request: ResponseRequest) -> dict[str, object]:
         "reasoning": render_reasoning(request.reasoning),
         "metadata": dict(request.metadata),
         "parallel_tool_calls": request.parallel_tool_calls,
-        "tool_choice": request.tool_choice,
+        "tools": render_request_tools(request.tools),
+        "tool_choice": render_choice(request.tool_choice, request.tools or ()),
+        "max_tool_calls": request.max_tool_calls,
+        "include": [SUB_AGENTS] if request.shows_sub_agents else None,
         "truncation": request.truncation,
         "user": request.user,
         "safety_identifier": request.safety_identifier,
@@ -333,11 +278,3 @@ def render_text(request: ResponseRequest) -> Mapping[str, object]:
 def render_reasoning(reasoning: ReasoningOptions | None) -> Mapping[str, object] | None:
     """The ``reasoning`` object, or None where none was sent."""
     return None if reasoning is None else {"effort": reasoning.effort, "summary": reasoning.summary}
-
-
-def _render_message(message: InputItem) -> dict[str, object]:
-    parts = [
-        {"type": part.kind.value, "refusal" if part.kind is PartKind.REFUSAL else "text": part.text}
-        for part in message.content
-    ]
-    return {"type": "message", "role": message.role.value, "content": parts}

@@ -1,29 +1,20 @@
-"""The response object and its items: values to JSON, and items back from the store.
+"""The response object, and the turns that it is made of as the rows keep them.
 
-Rule 1: every field that OpenAI documents for a response is always present, null where there is nothing to say.
-Rule 2: this is the only place that knows how an item looks on the wire; rows, events and GET all use it.
+Rule: every field that OpenAI documents for a response is always present, null where there is nothing to say.
 
 Source: OpenAI Responses API reference, "The response object"; Open Responses specification, required fields.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from collections.abc import Mapping
+from typing import Any
 
 from dwctl_trio.domain import ids
-from dwctl_trio.domain.items import (
-    ContentPart,
-    FunctionCall,
-    ItemStatus,
-    Message,
-    OutputItem,
-    Reasoning,
-    ReasoningPart,
-    RefusalPart,
-    TextPart,
-)
+from dwctl_trio.domain.items import McpCall, OutputItem
 from dwctl_trio.domain.response import Response, ResponseError
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.protocol.offered_tools import echo_tools, render_choice
+from dwctl_trio.protocol.output_items import parse_items, render_item
 from dwctl_trio.protocol.request_body import render_reasoning, render_text
 
 
@@ -43,7 +34,7 @@ def render_response(response: Response) -> dict[str, object]:
         ),
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
-        "max_tool_calls": None,
+        "max_tool_calls": request.max_tool_calls,
         "model": request.model,
         "output": [render_item(item) for item in response.output],
         "parallel_tool_calls": request.parallel_tool_calls,
@@ -55,8 +46,8 @@ def render_response(response: Response) -> dict[str, object]:
         "store": request.store,
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": render_text(request),
-        "tool_choice": request.tool_choice,
-        "tools": [],
+        "tool_choice": render_choice(request.tool_choice, response.tools or request.tools or ()),
+        "tools": echo_tools(response.tools),
         "top_logprobs": 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "presence_penalty": request.presence_penalty or 0.0,
@@ -66,39 +57,6 @@ def render_response(response: Response) -> dict[str, object]:
         "user": request.user,
         "metadata": dict(request.metadata),
     }
-
-
-def render_item(item: OutputItem) -> dict[str, object]:
-    """One output item."""
-    match item:
-        case Message():
-            content = [render_part(part) for part in item.content]
-            return {
-                "id": item.id, "type": "message", "status": item.status.value, "role": "assistant", "content": content,
-            }  # fmt: skip
-        case Reasoning():
-            content = [render_part(part) for part in item.content]
-            return {"id": item.id, "type": "reasoning", "status": item.status.value, "summary": [], "content": content}
-        case FunctionCall():
-            return {
-                "id": item.id, "type": "function_call", "status": item.status.value, "call_id": item.call_id,
-                "name": item.name, "arguments": item.arguments,
-            }  # fmt: skip
-        case _ as never:
-            assert_never(never)
-
-
-def render_part(part: ContentPart) -> dict[str, object]:
-    """One part of a message or of reasoning."""
-    match part:
-        case TextPart(text=text):
-            return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-        case RefusalPart(refusal=refusal):
-            return {"type": "refusal", "refusal": refusal}
-        case ReasoningPart(text=text):
-            return {"type": "reasoning_text", "text": text}
-        case _ as never:
-            assert_never(never)
 
 
 def render_usage(usage: Usage | None) -> dict[str, object] | None:
@@ -119,9 +77,9 @@ def _render_error(error: ResponseError | None) -> dict[str, object] | None:
 
 
 def render_turn(turn: ModelTurn) -> dict[str, object]:
-    """A model turn as the step's row keeps it."""
+    """A model turn as the step's row keeps it: with the model's ids of the server's calls, too."""
     return {
-        "items": [render_item(item) for item in turn.items],
+        "items": [_render_stored_item(item) for item in turn.items],
         "finish_reason": None if turn.finish_reason is None else turn.finish_reason.value,
         "usage": None if turn.usage is None else {
             "input_tokens": turn.usage.input_tokens,
@@ -132,6 +90,11 @@ def render_turn(turn: ModelTurn) -> dict[str, object]:
     }  # fmt: skip
 
 
+def _render_stored_item(item: OutputItem) -> dict[str, object]:
+    rendered = render_item(item)
+    return rendered | {"call_id": item.call_id} if isinstance(item, McpCall) else rendered
+
+
 def parse_turn(stored: Mapping[str, Any]) -> ModelTurn:
     """The turn that ``render_turn`` wrote; our own rows are trusted."""
     reason, usage = stored["finish_reason"], stored["usage"]
@@ -140,44 +103,3 @@ def parse_turn(stored: Mapping[str, Any]) -> ModelTurn:
         finish_reason=None if reason is None else FinishReason(reason),
         usage=None if usage is None else Usage(**usage),
     )
-
-
-def parse_items(rendered: Sequence[Mapping[str, Any]]) -> tuple[OutputItem, ...]:
-    """The items that ``render_item`` wrote."""
-    return tuple(parse_item(item) for item in rendered)
-
-
-def parse_item(rendered: Mapping[str, Any]) -> OutputItem:
-    """The item that ``render_item`` wrote."""
-    status = ItemStatus(rendered["status"])
-    match rendered["type"]:
-        case "message":
-            parts = tuple(parse_part(part) for part in rendered["content"])
-            message_parts = tuple(part for part in parts if not isinstance(part, ReasoningPart))
-            return Message(id=rendered["id"], status=status, content=message_parts)
-        case "reasoning":
-            thoughts = tuple(ReasoningPart(text=part["text"]) for part in rendered["content"])
-            return Reasoning(id=rendered["id"], status=status, content=thoughts)
-        case "function_call":
-            return FunctionCall(
-                id=rendered["id"],
-                status=status,
-                call_id=rendered["call_id"],
-                name=rendered["name"],
-                arguments=rendered["arguments"],
-            )
-        case kind:
-            raise ValueError(f"no such item type: {kind}")
-
-
-def parse_part(rendered: Mapping[str, Any]) -> ContentPart:
-    """The part that ``render_part`` wrote."""
-    match rendered["type"]:
-        case "output_text":
-            return TextPart(text=rendered["text"])
-        case "refusal":
-            return RefusalPart(refusal=rendered["refusal"])
-        case "reasoning_text":
-            return ReasoningPart(text=rendered["text"])
-        case kind:
-            raise ValueError(f"no such part type: {kind}")

@@ -1,21 +1,19 @@
-"""Hypothesis strategies for values of the domain: fragments, turns, chains, requests, and whole runs with their events.
+"""Hypothesis strategies for values of the domain: fragments, turns, requests, and whole runs with their events.
 
 Rule 1: what is drawn could have happened; a test of the impossible spoils a value by itself.
 Rule 2: sizes are small (a run has at most four turns), so that exhaustive tests over one value stay cheap.
+Rule 3: each strategy is built once: building one costs more than drawing from it.
 
-A ``Run`` is made by the code under test (``TurnOutput``, ``assemble``); ``event_grammar`` and ``fold`` check it.
+How a run comes from what is drawn is in ``testing/played_runs.py``.
 """
 
-from collections.abc import Sequence
+from functools import cache
 from typing import TypeAlias, TypeVar
-from uuid import UUID
 
 import attrs
 from hypothesis import strategies as st
 
-from dwctl_trio.domain.assembly import assemble, terminal_event
-from dwctl_trio.domain.events import Event, ResponseCreated, ResponseInProgress, ResponseQueued, StreamEvent
-from dwctl_trio.domain.items import FunctionCall
+from dwctl_trio.domain.events import StreamEvent
 from dwctl_trio.domain.request import (
     InputMessage,
     InputPart,
@@ -41,64 +39,51 @@ from dwctl_trio.domain.response import (
     ResponseError,
     ResponseStatus,
 )
-from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall, ToolOutput
+from dwctl_trio.domain.steps import StepState
+from dwctl_trio.domain.transitions import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.turn import (
     ContentFragment,
     FinishReason,
-    ModelTurn,
     ReasoningFragment,
     RefusalFragment,
     TextFragment,
     ToolCallFragment,
 )
-from dwctl_trio.domain.turn_output import TurnOutput
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.testing.played_runs import OFFERED_TOOLS, PlayedCall, PlayedTurn, Run, cut_run, play_run
 
-TOOL_NAMES = ("get_weather", "search", "run_code")
-"""The functions that drawn calls call."""
+_CALLED = ("researcher", "search", "lookup", "researcher", "get_weather", "run_code")
+"""The tools that the calls of a turn call, by slot; the server's come first."""
+_SERVER_SLOTS = 4
+_AGENT_DEPTH = 2
 
-ABANDONED = ResponseError(type=ErrorType.STEP_ABANDONED, code=ErrorCode.SERVER_ERROR, message="Its process died.")
-"""The error of a step whose process died."""
+TOOL_FAILURES = (
+    ErrorType.TOOL_NOT_FOUND,
+    ErrorType.TOOL_ARGUMENTS_INVALID,
+    ErrorType.TOOL_TIMEOUT,
+    ErrorType.EXECUTOR_ERROR,
+    ErrorType.MAX_DEPTH_EXCEEDED,
+)
+"""Why a call of a server tool may fail, but for a crash."""
+
+TURN_LIMIT = ResponseError(
+    type=ErrorType.MAX_ITERATIONS_EXCEEDED, code=ErrorCode.SERVER_ERROR, message="Too many turns."
+)
+"""The error of a response that a bound of the server's ended."""
 
 _Element = TypeVar("_Element")
 _Slot: TypeAlias = tuple[int, str]
 """A piece of arguments for one of the calls of a turn; the first slot met is position 0, and so on."""
+_Piece: TypeAlias = ContentFragment | _Slot
 
 
-@attrs.frozen(kw_only=True)
-class PlayedTurn:
-    """What one model call does, before anybody looks at it."""
-
-    fragments: tuple[ContentFragment, ...]
-    finish_reason: FinishReason | None
-    """None when it is cut short."""
-    usage: Usage | None = None
-    state: StepState = StepState.COMPLETED
-    """How its step ends."""
-    error: ResponseError | None = None
-    """Of a failed step."""
-
-
-@attrs.frozen(kw_only=True)
-class Run:
-    """One response from its opening to its end, in all three forms."""
-
-    opening: Response
-    chain: Chain
-    ending: Ending
-    ended_at: int
-    """Unix seconds."""
-    response: Response
-    """What the chain assembles to."""
-    events: tuple[StreamEvent, ...]
-    """The whole stream."""
-
-
+@cache
 def texts() -> st.SearchStrategy[str]:
     """Text of a model, never empty; a small alphabet, so that equal and prefixing pieces are common."""
     return st.text(alphabet="ab é\n{😀", min_size=1, max_size=4)
 
 
+@cache
 def usages() -> st.SearchStrategy[Usage]:
     """Token counts as an upstream reports them."""
     counts = st.integers(min_value=0, max_value=10**9)
@@ -111,6 +96,7 @@ def usages() -> st.SearchStrategy[Usage]:
     )
 
 
+@cache
 def requests() -> st.SearchStrategy[ResponseRequest]:
     """Validated requests of every path."""
     parts = st.builds(InputPart, kind=st.sampled_from(PartKind), text=texts())
@@ -131,211 +117,245 @@ def requests() -> st.SearchStrategy[ResponseRequest]:
         text_format=st.just(PlainText()) | st.just(JsonObject()) | schemas,
         reasoning=st.none() | reasoning,
         metadata=_tuples(st.tuples(texts(), texts())),
+        max_tool_calls=st.none() | st.integers(min_value=1, max_value=4),
+        shows_sub_agents=st.booleans(),
     )
 
 
+@cache
 def errors() -> st.SearchStrategy[ResponseError]:
     """Why a response or a model step failed; never that its process died."""
     types = st.sampled_from([ErrorType.UPSTREAM_ERROR, ErrorType.RATE_LIMITED, ErrorType.PERSIST_FAILED])
     return st.builds(ResponseError, type=types, code=st.sampled_from(ErrorCode), message=texts())
 
 
+@cache
+def tool_errors() -> st.SearchStrategy[ResponseError]:
+    """Why a call of a server tool failed, of every kind; also that its process died."""
+    kinds = st.sampled_from(TOOL_FAILURES)
+    failures = st.builds(ResponseError, type=kinds, code=st.just(ErrorCode.SERVER_ERROR), message=texts())
+    return failures | st.just(ABANDONED_CALL)
+
+
+@cache
 def endings() -> st.SearchStrategy[Ending]:
     """Every way in which a response can end."""
     return st.one_of(
         st.just(Completed()),
         st.builds(Incomplete, reason=st.sampled_from(IncompleteReason)),
-        st.builds(Failed, error=errors()),
+        _failures(),
         st.just(Cancelled()),
     )
 
 
+@cache
 def fragments(*, max_size: int = 8) -> st.SearchStrategy[tuple[ContentFragment, ...]]:
     """The content of a turn as it arrives: kinds in any order, calls interleaved, positions in order of appearance."""
-    slots = st.tuples(st.integers(min_value=0, max_value=2), st.just("") | texts())
-    piece: st.SearchStrategy[ContentFragment | _Slot] = st.one_of(
-        texts().map(TextFragment), texts().map(RefusalFragment), texts().map(ReasoningFragment), slots
+    return st.lists(_pieces(0, len(_CALLED)), max_size=max_size).map(_place_calls)
+
+
+@cache
+def tool_rounds(*, max_size: int = 8) -> st.SearchStrategy[tuple[ContentFragment, ...]]:
+    """The content of a turn after which the model is asked again: server tools are called, the client's are not."""
+    return _with_one_of(_slots(0, _SERVER_SLOTS), _pieces(0, _SERVER_SLOTS), max_size)
+
+
+@cache
+def answers(*, max_size: int = 8) -> st.SearchStrategy[tuple[ContentFragment, ...]]:
+    """The content of a turn after which a response is completed: no calls, or at least one that is the client's."""
+    mixed = _with_one_of(_slots(_SERVER_SLOTS, len(_CALLED)), _pieces(0, len(_CALLED)), max_size)
+    return st.lists(_content(), max_size=max_size).map(_place_calls) | mixed
+
+
+@cache
+def played_calls(*, depth: int = _AGENT_DEPTH) -> st.SearchStrategy[PlayedCall]:
+    """What becomes of a call of a server tool; where it is an agent, that may call agents up to *depth*."""
+    plain = st.builds(PlayedCall, output=texts()) | st.builds(PlayedCall, error=tool_errors())
+    if depth == 0:
+        return plain
+    rounds = st.builds(
+        PlayedTurn,
+        fragments=tool_rounds(max_size=2),
+        finish_reason=st.just(FinishReason.TOOL_CALLS),
+        usage=st.none() | usages(),
+        calls=_tuples(played_calls(depth=depth - 1)),
     )
-    return st.lists(piece, max_size=max_size).map(_place_calls)
-
-
-def model_turns() -> st.SearchStrategy[ModelTurn]:
-    """Turns as a step's result holds them, whole and cut short."""
-    reasons = st.none() | st.sampled_from(FinishReason)
-    played = st.builds(PlayedTurn, fragments=fragments(), finish_reason=reasons, usage=st.none() | usages())
-    return played.map(lambda turn: _play_turn(turn, step_id=UUID(int=1), first_output_index=0)[0])
-
-
-@st.composite
-def chains(draw: st.DrawFn, *, max_size: int = 8) -> Chain:
-    """Chains of steps in any states, each step in itself consistent; not only those that a loop would build."""
-    states = (
-        list(StepState) if draw(st.booleans()) else [state for state in StepState if state is not StepState.CANCELED]
+    words = st.lists(_content(), max_size=2).map(_place_calls)
+    answer = st.builds(PlayedTurn, fragments=words, finish_reason=st.just(FinishReason.STOP))
+    broken = PlayedTurn(fragments=(), finish_reason=None)
+    failed = st.builds(attrs.evolve, st.just(broken), fragments=words, state=st.just(StepState.FAILED), error=errors())
+    late = st.builds(attrs.evolve, st.just(broken), fragments=words, state=st.just(StepState.CANCELED))
+    earlier = st.lists(rounds, max_size=1).map(tuple)
+    agents = st.one_of(
+        st.builds(_play_agent, earlier, answer, st.none()),
+        st.builds(_play_agent, earlier, failed, st.just(ErrorType.EXECUTOR_ERROR)),
+        st.builds(_play_agent, earlier, late, st.just(ErrorType.TOOL_TIMEOUT)),
     )
-    length = draw(st.integers(min_value=0, max_value=max_size))
-    return tuple(draw(_steps(sequence, draw(st.sampled_from(states)))) for sequence in range(1, length + 1))
+    return plain | agents
 
 
-@st.composite
-def openings(draw: st.DrawFn, *, queued: bool | None = None) -> Response:
+@cache
+def openings(*, queued: bool | None = None) -> st.SearchStrategy[Response]:
     """Responses as they are created.
 
     Args:
-        draw: Hypothesis's own.
         queued: Whether they wait in the queue; None draws it.
     """
-    waits = draw(st.booleans()) if queued is None else queued
-    return Response(
-        id=draw(st.uuids()),
-        created_at=draw(st.integers(min_value=0, max_value=2**40)),
-        request=draw(requests()),
-        status=ResponseStatus.QUEUED if waits else ResponseStatus.IN_PROGRESS,
+    statuses = {
+        None: [ResponseStatus.QUEUED, ResponseStatus.IN_PROGRESS],
+        True: [ResponseStatus.QUEUED],
+        False: [ResponseStatus.IN_PROGRESS],
+    }
+    return st.builds(
+        Response,
+        id=st.uuids(),
+        created_at=st.integers(min_value=0, max_value=2**40),
+        request=requests(),
+        status=st.sampled_from(statuses[queued]),
+        tools=st.just(OFFERED_TOOLS),
     )
 
 
-@st.composite
-def runs(draw: st.DrawFn, *, max_fragments: int = 8) -> Run:
-    """Whole runs: up to three turns with tool calls or dead attempts (if queued), then the end.
+@cache
+def runs(*, max_fragments: int = 8, depth: int = _AGENT_DEPTH) -> st.SearchStrategy[Run]:
+    """Whole runs: up to three tool rounds or dead attempts (if queued), then the end, or cut short anywhere.
 
     Args:
-        draw: Hypothesis's own.
         max_fragments: The most fragments in one turn.
+        depth: How deep agents call agents; 0: agents do nothing.
     """
-    opening = draw(openings())
-    queued = opening.status is ResponseStatus.QUEUED
-    ending = draw(endings())
-    never_ran = queued and isinstance(ending, Failed | Cancelled) and draw(st.booleans())
-    turns: list[PlayedTurn] = []
-    if not never_ran:
-        earlier = draw(st.lists(st.booleans(), max_size=3))
-        contents = [draw(fragments(max_size=max_fragments)) for _ in range(len(earlier) + 1)]
-        counts = [draw(st.none() | usages()) for _ in contents]
-        for content, usage, handed_over in zip(contents, counts, [*earlier, None], strict=True):
-            turns.append(attrs.evolve(_shape(draw, ending, queued, handed_over), fragments=content, usage=usage))
-    return play_run(opening, turns, ending, ended_at=opening.created_at + draw(st.integers(0, 3600)))
+    earlier = st.lists(st.tuples(_rounds(max_fragments, depth), _dead_attempts(max_fragments), _COIN), max_size=3)
+    lasts = _last_turns(max_fragments, depth)
+    breaks = st.just(Cancelled()) | _failures()
+
+    @st.composite
+    def draw_run(draw: st.DrawFn) -> Run:
+        opening = draw(openings())
+        queued = opening.status is ResponseStatus.QUEUED
+        ended_at = opening.created_at + draw(_SECONDS)
+        if queued and draw(_COIN) and draw(_COIN):
+            return play_run(opening, (), draw(breaks), ended_at=ended_at)
+        turns = [dead if queued and dies else tool_round for tool_round, dead, dies in draw(earlier)]
+        last, ending = draw(lasts)
+        run = play_run(opening, (*turns, last), ending, ended_at=ended_at, schedule=draw(_SCHEDULES))
+        cut = draw(_CUTS)
+        return run if cut is None else cut_run(run, cut % run.points + 1, draw(breaks))
+
+    return draw_run()
 
 
-def streams(*, max_fragments: int = 8) -> st.SearchStrategy[tuple[StreamEvent, ...]]:
+_COIN = st.booleans()
+_SECONDS = st.integers(0, 3600)
+_SCHEDULES = st.lists(st.integers(0, 3), max_size=12).map(tuple)
+_CUTS = st.none() | st.integers(min_value=0, max_value=100)
+
+
+def streams(*, max_fragments: int = 8, depth: int = _AGENT_DEPTH) -> st.SearchStrategy[tuple[StreamEvent, ...]]:
     """Whole valid streams of events."""
-    return runs(max_fragments=max_fragments).map(lambda run: run.events)
+    return runs(max_fragments=max_fragments, depth=depth).map(lambda run: run.events)
 
 
-def play_run(opening: Response, turns: Sequence[PlayedTurn], ending: Ending, *, ended_at: int) -> Run:
-    """Run *turns* as the engine does: each model call's fragments through a ``TurnOutput``, tools answered in between.
-
-    Args:
-        opening: With status ``queued`` or ``in_progress``.
-        turns: None at all means that the response ended in the queue.
-        ending: How the response ends; must fit the last turn.
-        ended_at: Unix seconds.
-    """
-    queued = opening.status is ResponseStatus.QUEUED
-    events: list[Event] = [ResponseCreated(opening)]
-    if queued:
-        events.append(ResponseQueued(opening))
-    if turns or not queued:
-        events.append(ResponseInProgress(attrs.evolve(opening, status=ResponseStatus.IN_PROGRESS)))
-    chain: list[Step] = []
-    output_index = 0
-    for played in turns:
-        step_id = UUID(int=len(chain) + 1)
-        turn, item_events = _play_turn(played, step_id=step_id, first_output_index=output_index)
-        step = Step(id=step_id, sequence=len(chain) + 1, descriptor=ModelCall(), state=played.state)
-        chain.append(attrs.evolve(step, result=turn, error=played.error))
-        events += item_events
-        output_index += len(turn.items)
-        if played.finish_reason is FinishReason.TOOL_CALLS and played is not turns[-1]:
-            chain += _answers(turn, first_sequence=len(chain) + 1)
-    response = assemble(opening, chain, ending, ended_at=ended_at)
-    events.append(terminal_event(response))
-    return Run(
-        opening=opening,
-        chain=tuple(chain),
-        ending=ending,
-        ended_at=ended_at,
-        response=response,
-        events=number(events),
+def _rounds(max_fragments: int, depth: int) -> st.SearchStrategy[PlayedTurn]:
+    """Turns that call server tools, which are then run."""
+    return st.builds(
+        PlayedTurn,
+        fragments=tool_rounds(max_size=max_fragments),
+        finish_reason=st.sampled_from([FinishReason.TOOL_CALLS, FinishReason.STOP]),
+        usage=st.none() | usages(),
+        calls=st.lists(played_calls(depth=depth), max_size=3).map(tuple),
     )
 
 
-def number(events: Sequence[Event]) -> tuple[StreamEvent, ...]:
-    """*events* with the numbers of a whole stream, from 0."""
-    return tuple(StreamEvent(index, event) for index, event in enumerate(events))
+def _dead_attempts(max_fragments: int) -> st.SearchStrategy[PlayedTurn]:
+    """Turns whose process died."""
+    return st.builds(
+        PlayedTurn,
+        fragments=fragments(max_size=max_fragments),
+        finish_reason=st.none(),
+        state=st.just(StepState.FAILED),
+        error=st.just(ABANDONED_TURN),
+    )
 
 
-def _place_calls(pieces: list[ContentFragment | _Slot]) -> tuple[ContentFragment, ...]:
+def _last_turns(max_fragments: int, depth: int) -> st.SearchStrategy[tuple[PlayedTurn, Ending]]:
+    """The last turns of responses that are not cut short, and how these end."""
+    usage = st.none() | usages()
+    rounds = _rounds(max_fragments, depth)
+    content = fragments(max_size=max_fragments)
+    answered = st.builds(
+        PlayedTurn,
+        fragments=answers(max_size=max_fragments),
+        finish_reason=st.sampled_from([FinishReason.TOOL_CALLS, FinishReason.STOP]),
+        usage=usage,
+        calls=st.lists(played_calls(depth=depth), max_size=3).map(tuple),
+    )
+    long = st.builds(PlayedTurn, fragments=content, finish_reason=st.just(FinishReason.LENGTH), usage=usage)
+    filtered = st.builds(attrs.evolve, long, finish_reason=st.just(FinishReason.CONTENT_FILTER))
+    too_long = st.just(Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS))
+    broken = st.builds(PlayedTurn, fragments=content, finish_reason=st.none(), usage=usage)
+    return st.one_of(
+        st.tuples(answered, st.just(Completed())),
+        st.tuples(long | rounds, too_long),  # the model has used them up, in one turn or in all
+        st.tuples(filtered, st.just(Incomplete(reason=IncompleteReason.CONTENT_FILTER))),
+        st.builds(_fail, broken | rounds, errors()),  # while the model answers, or when it has
+        st.tuples(st.builds(attrs.evolve, rounds, is_last=st.just(True)), st.just(Failed(error=TURN_LIMIT))),
+    )
+
+
+def _fail(turn: PlayedTurn, error: ResponseError) -> tuple[PlayedTurn, Ending]:
+    return attrs.evolve(turn, state=StepState.FAILED, error=error), Failed(error=error)
+
+
+@cache
+def _failures() -> st.SearchStrategy[Ending]:
+    return st.builds(Failed, error=errors())
+
+
+def _play_agent(earlier: tuple[PlayedTurn, ...], last: PlayedTurn, kind: ErrorType | None) -> PlayedCall:
+    if kind is None:
+        return PlayedCall(agent=(*earlier, last))
+    error = ResponseError(type=kind, code=ErrorCode.SERVER_ERROR, message="The agent came to no answer.")
+    return PlayedCall(agent=(*earlier, last), error=error)
+
+
+def _content() -> st.SearchStrategy[_Piece]:
+    return st.one_of(texts().map(TextFragment), texts().map(RefusalFragment), texts().map(ReasoningFragment))
+
+
+def _slots(first: int, end: int) -> st.SearchStrategy[_Piece]:
+    return st.tuples(st.integers(min_value=first, max_value=end - 1), st.just("") | texts())
+
+
+def _pieces(first: int, end: int) -> st.SearchStrategy[_Piece]:
+    return _content() | _slots(first, end)
+
+
+def _with_one_of(
+    wanted: st.SearchStrategy[_Piece], pieces: st.SearchStrategy[_Piece], max_size: int
+) -> st.SearchStrategy[tuple[ContentFragment, ...]]:
+    """Lists of up to *max_size* pieces, at least one of which is *wanted*."""
+    around = st.lists(pieces, max_size=max(0, max_size - 1))
+    places = st.integers(min_value=0, max_value=max_size)
+    return st.tuples(around, places, wanted).map(lambda drawn: _place_calls(_insert(*drawn)))
+
+
+def _insert(pieces: list[_Piece], place: int, piece: _Piece) -> list[_Piece]:
+    return [*pieces[:place], piece, *pieces[place:]]
+
+
+def _place_calls(pieces: list[_Piece]) -> tuple[ContentFragment, ...]:
     positions: dict[int, int] = {}
     placed: list[ContentFragment] = []
     for piece in pieces:
         if isinstance(piece, tuple):
             slot, arguments = piece
             position = positions.setdefault(slot, len(positions))
-            name = TOOL_NAMES[slot]
             placed.append(
-                ToolCallFragment(position=position, call_id=f"call_{position}", name=name, arguments=arguments)
+                ToolCallFragment(position=position, call_id=f"call_{position}", name=_CALLED[slot], arguments=arguments)
             )
         else:
             placed.append(piece)
     return tuple(placed)
-
-
-def _play_turn(played: PlayedTurn, *, step_id: UUID, first_output_index: int) -> tuple[ModelTurn, list[Event]]:
-    output = TurnOutput(step_id=step_id, first_output_index=first_output_index)
-    events: list[Event] = [event for fragment in played.fragments for event in output.feed(fragment)]
-    events += output.close(played.finish_reason)
-    return ModelTurn(items=output.items(), finish_reason=played.finish_reason, usage=played.usage), events
-
-
-def _shape(draw: st.DrawFn, ending: Ending, queued: bool, handed_over: bool | None) -> PlayedTurn:
-    """A turn without content: the last one if *handed_over* is None, else one that another turn follows."""
-    empty = PlayedTurn(fragments=(), finish_reason=None)
-    if handed_over is not None:
-        if handed_over and queued:
-            return attrs.evolve(empty, state=StepState.FAILED, error=ABANDONED)
-        return attrs.evolve(empty, finish_reason=FinishReason.TOOL_CALLS)
-    match ending:
-        case Completed():
-            return attrs.evolve(
-                empty, finish_reason=draw(st.sampled_from([FinishReason.STOP, FinishReason.TOOL_CALLS]))
-            )
-        case Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS):
-            return attrs.evolve(empty, finish_reason=FinishReason.LENGTH)
-        case Incomplete():
-            return attrs.evolve(empty, finish_reason=FinishReason.CONTENT_FILTER)
-        case Failed() | Cancelled() if draw(st.booleans()):  # between two turns
-            return attrs.evolve(empty, finish_reason=FinishReason.TOOL_CALLS)
-        case Failed(error=error):
-            return attrs.evolve(empty, state=StepState.FAILED, error=error)
-        case _:
-            return attrs.evolve(empty, state=StepState.CANCELED)
-
-
-def _answers(turn: ModelTurn, *, first_sequence: int) -> list[Step]:
-    calls = [item for item in turn.items if isinstance(item, FunctionCall)]
-    return [
-        Step(
-            id=UUID(int=sequence),
-            sequence=sequence,
-            descriptor=ToolCall(call_id=call.call_id, name=call.name, arguments=call.arguments),
-            state=StepState.COMPLETED,
-            result=ToolOutput(output="done"),
-        )
-        for sequence, call in enumerate(calls, start=first_sequence)
-    ]
-
-
-@st.composite
-def _steps(draw: st.DrawFn, sequence: int, state: StepState) -> Step:
-    error = draw(errors() | st.just(ABANDONED)) if state is StepState.FAILED else None
-    step = Step(id=UUID(int=sequence), sequence=sequence, descriptor=ModelCall(), state=state, error=error)
-    if draw(st.booleans()):
-        name = draw(st.sampled_from(TOOL_NAMES))
-        call = ToolCall(call_id=f"call_{draw(st.integers(0, 2))}", name=name, arguments="{}")
-        result = ToolOutput(output="done") if state is StepState.COMPLETED else None
-        return attrs.evolve(step, descriptor=call, result=result)
-    partial = state in {StepState.FAILED, StepState.CANCELED} and draw(st.booleans())
-    has_result = state is StepState.COMPLETED or partial
-    return attrs.evolve(step, result=draw(model_turns()) if has_result else None)
 
 
 def _tuples(elements: st.SearchStrategy[_Element], *, min_size: int = 0) -> st.SearchStrategy[tuple[_Element, ...]]:

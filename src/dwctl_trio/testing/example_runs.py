@@ -20,6 +20,7 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.steps import StepState
+from dwctl_trio.domain.transitions import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.turn import (
     ContentFragment,
     FinishReason,
@@ -29,24 +30,34 @@ from dwctl_trio.domain.turn import (
     ToolCallFragment,
 )
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.testing.domain_strategies import ABANDONED, PlayedTurn, Run, play_run
+from dwctl_trio.testing.played_runs import AGENT_NAME, OFFERED_TOOLS, PlayedCall, PlayedTurn, Run, cut_run, play_run
 
 ERROR = ResponseError(type=ErrorType.UPSTREAM_ERROR, code=ErrorCode.SERVER_ERROR, message="The model failed.")
 """Why the failed example failed."""
 
 
-def opening(status: ResponseStatus = ResponseStatus.IN_PROGRESS) -> Response:
+def opening(
+    status: ResponseStatus = ResponseStatus.IN_PROGRESS,
+    *,
+    max_tool_calls: int | None = None,
+    shows_sub_agents: bool = True,
+) -> Response:
     """A response to "hello", as it is created."""
     hello = InputMessage(role=Role.USER, content=(InputPart(kind=PartKind.INPUT_TEXT, text="hello"),))
-    request = ResponseRequest(model="echo-16", input=(hello,))
-    return Response(id=UUID(int=7), created_at=100, request=request, status=status)
+    request = ResponseRequest(
+        model="echo-16", input=(hello,), max_tool_calls=max_tool_calls, shows_sub_agents=shows_sub_agents
+    )
+    return Response(id=UUID(int=7), created_at=100, request=request, status=status, tools=OFFERED_TOOLS)
 
 
 def turn(
-    *fragments: ContentFragment, reason: FinishReason = FinishReason.STOP, usage: Usage | None = None
+    *fragments: ContentFragment,
+    reason: FinishReason = FinishReason.STOP,
+    usage: Usage | None = None,
+    calls: tuple[PlayedCall, ...] = (),
 ) -> PlayedTurn:
-    """A model call that goes to its end."""
-    return PlayedTurn(fragments=fragments, finish_reason=reason, usage=usage)
+    """A model call that goes to its end, and what becomes of the tools that it calls."""
+    return PlayedTurn(fragments=fragments, finish_reason=reason, usage=usage, calls=calls)
 
 
 def cut_short(*fragments: ContentFragment, error: ResponseError | None = None) -> PlayedTurn:
@@ -55,14 +66,22 @@ def cut_short(*fragments: ContentFragment, error: ResponseError | None = None) -
     return PlayedTurn(fragments=fragments, finish_reason=None, state=state, error=error)
 
 
-def call(position: int, arguments: str) -> ToolCallFragment:
-    """A piece of a call of ``search``."""
-    return ToolCallFragment(position=position, call_id=f"call_{position}", name="search", arguments=arguments)
+def call(position: int, arguments: str, *, name: str = "get_weather") -> ToolCallFragment:
+    """A piece of a call of *name*, which is the client's function if nothing else is said."""
+    return ToolCallFragment(position=position, call_id=f"call_{position}", name=name, arguments=arguments)
 
 
-def run(ending: Ending, *turns: PlayedTurn, status: ResponseStatus = ResponseStatus.IN_PROGRESS) -> Run:
+def run(
+    ending: Ending,
+    *turns: PlayedTurn,
+    status: ResponseStatus = ResponseStatus.IN_PROGRESS,
+    schedule: tuple[int, ...] = (),
+    max_tool_calls: int | None = None,
+    shows_sub_agents: bool = True,
+) -> Run:
     """The run of *turns* that ends with *ending*, a second after it was created."""
-    return play_run(opening(status), turns, ending, ended_at=101)
+    asked = opening(status, max_tool_calls=max_tool_calls, shows_sub_agents=shows_sub_agents)
+    return play_run(asked, turns, ending, ended_at=101, schedule=schedule)
 
 
 SILENT = run(Completed(), turn())
@@ -78,21 +97,61 @@ EVERY_KIND = run(
         RefusalFragment("no"),
         call(1, ""),
         call(0, "}"),
+        call(2, "x = 1", name="run_code"),
         usage=Usage(input_tokens=3, output_tokens=5),
     ),
 )
-"""Reasoning, a message of two parts and two calls, interleaved; has every event that an item can have."""
+"""Reasoning, a message of two parts and the client's calls, interleaved; has every event that items of a model have."""
 
 TWO_TURNS = run(
     Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS),
-    turn(call(0, "{}"), reason=FinishReason.TOOL_CALLS),
+    turn(call(0, "{}", name="search"), reason=FinishReason.TOOL_CALLS),
     turn(TextFragment("x"), reason=FinishReason.LENGTH),
 )
 """A tool round, then a turn that meets its token limit."""
 
+SIBLINGS = run(
+    Completed(),
+    turn(
+        call(0, "{", name="search"),
+        call(1, "{}", name="lookup"),
+        call(0, "}", name="search"),
+        call(2, "", name="search"),
+        reason=FinishReason.TOOL_CALLS,
+        calls=(PlayedCall(error=ABANDONED_CALL), PlayedCall(output="x"), PlayedCall()),
+    ),
+    turn(TextFragment("a")),
+    schedule=(1, 1, 1),
+    max_tool_calls=2,
+)
+"""Three parallel calls: the second ends first, the first was abandoned, the third is one too many."""
+
+MIXED = run(Completed(), turn(call(0, "{}"), call(1, "{}", name="search"), call(2, "{}", name="run_code")))
+"""A turn that calls two tools of the client's and one of the server's, which runs before the end."""
+
+AGENTS = run(
+    Completed(),
+    turn(
+        call(0, "{}", name=AGENT_NAME),
+        call(1, "{}", name="search"),
+        reason=FinishReason.TOOL_CALLS,
+        calls=(
+            PlayedCall(
+                agent=(
+                    turn(call(0, "[]", name=AGENT_NAME), calls=(PlayedCall(agent=(turn(TextFragment("c")),)),)),
+                    turn(ReasoningFragment("m"), TextFragment("b")),
+                )
+            ),
+        ),
+    ),
+    turn(TextFragment("a")),
+    schedule=(0, 0, 0, 1, 1, 1),
+)
+"""A sub-agent that calls a sub-agent, beside a plain tool; all of it is shown."""
+
 HANDED_OVER = run(
     Completed(),
-    cut_short(TextFragment("ha"), error=ABANDONED),
+    cut_short(TextFragment("ha"), error=ABANDONED_TURN),
     turn(TextFragment("hallo")),
     status=ResponseStatus.QUEUED,
 )
@@ -104,10 +163,16 @@ FAILED_EMPTY = run(Failed(error=ERROR), cut_short(error=ERROR), status=ResponseS
 CANCELLED = run(Cancelled(), cut_short(TextFragment("a")))
 """The client hangs up in the middle of a message."""
 
+TOOLS_CANCELLED = cut_run(AGENTS, 8, Cancelled())
+"""The client hangs up while two tools run, one of which is an agent that is speaking."""
+
 NEVER_RAN = run(Cancelled(), status=ResponseStatus.QUEUED)
 """Cancelled while it waits in the queue."""
 
 EXPIRED = run(Failed(error=ERROR), status=ResponseStatus.QUEUED)
 """Failed while it waits in the queue, as its deadline has passed."""
 
-EXAMPLE_RUNS = (SILENT, EVERY_KIND, TWO_TURNS, HANDED_OVER, FAILED_EMPTY, CANCELLED, NEVER_RAN, EXPIRED)
+EXAMPLE_RUNS = (
+    *(SILENT, EVERY_KIND, TWO_TURNS, SIBLINGS, MIXED, AGENTS),
+    *(HANDED_OVER, FAILED_EMPTY, CANCELLED, TOOLS_CANCELLED, NEVER_RAN, EXPIRED),
+)

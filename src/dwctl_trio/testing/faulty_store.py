@@ -13,10 +13,18 @@ from uuid import UUID
 import attrs
 import trio
 
-from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.errors import LeaseLost, StoreUnavailable
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.steps import Chain
-from dwctl_trio.ports import FinishedResponse, LeaseStore, NewResponse, ResponseStore, StoredResponse
+from dwctl_trio.ports import (
+    FinishedResponse,
+    LeaseStore,
+    NewResponse,
+    Progress,
+    ResponseStore,
+    ResumedResponse,
+    StoredResponse,
+)
 
 _Result = TypeVar("_Result")
 
@@ -32,6 +40,15 @@ class Fault(StrEnum):
     """Nothing is done, and the call returns only by cancellation."""
     HANG_AFTER = "hang_after"
     """All was done, and the call returns only by cancellation."""
+    DIE_BEFORE = "die_before"
+    """Nothing is done by this call, nor by any later one: for the database the process is dead."""
+    DIE_AFTER = "die_after"
+    """All was done, and nothing is done by any later call."""
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the process may go on with other calls."""
+        return self not in {Fault.DIE_BEFORE, Fault.DIE_AFTER}
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +81,7 @@ class FaultyStore:
         self.plan = plan
         self.calls: list[StoreCall] = []
         """All calls so far, also those that failed."""
+        self.is_dead = False
 
     async def open_response(self, new: NewResponse) -> int:
         """See ``ports.ResponseStore``."""
@@ -72,6 +90,10 @@ class FaultyStore:
     async def find_key_holder(self, owner: str, key: str) -> KeyHolder | None:
         """See ``ports.ResponseStore``."""
         return await self._call("find_key_holder", lambda: self._store.find_key_holder(owner, key))
+
+    async def advance_response(self, progress: Progress) -> None:
+        """See ``ports.ResponseStore``."""
+        await self._call("advance_response", lambda: self._store.advance_response(progress))
 
     async def finish_response(self, finished: FinishedResponse) -> None:
         """See ``ports.ResponseStore``."""
@@ -101,6 +123,10 @@ class FaultyStore:
         """See ``ports.LeaseStore``."""
         return await self._call("rescue_expired", self._store.rescue_expired)
 
+    async def take_over(self, response_id: UUID) -> ResumedResponse | None:
+        """See ``ports.LeaseStore``."""
+        return await self._call("take_over", lambda: self._store.take_over(response_id))
+
     async def stop_process(self) -> None:
         """See ``ports.LeaseStore``."""
         await self._call("stop_process", self._store.stop_process)
@@ -112,22 +138,24 @@ class FaultyStore:
     async def _call(self, method: str, run: Callable[[], Awaitable[_Result]]) -> _Result:
         call = StoreCall(number=len(self.calls), method=method)
         self.calls.append(call)
-        fault = self._fault_of(call)
-        if fault in {Fault.FAIL_BEFORE, Fault.HANG_BEFORE}:
-            await _fail(fault)
+        fault = Fault.DIE_BEFORE if self.is_dead else self._fault_of(call)
+        if fault in {Fault.FAIL_BEFORE, Fault.HANG_BEFORE, Fault.DIE_BEFORE}:
+            await self._fail(fault)
         result = await run()
-        if fault in {Fault.FAIL_AFTER, Fault.HANG_AFTER}:
-            await _fail(fault)
+        if fault is not None:
+            await self._fail(fault)
         return result
+
+    async def _fail(self, fault: Fault | None) -> None:
+        if fault in {Fault.HANG_BEFORE, Fault.HANG_AFTER}:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        if fault in {Fault.DIE_BEFORE, Fault.DIE_AFTER}:
+            self.is_dead = True
+            raise LeaseLost("the process is dead, as the test planned")
+        raise StoreUnavailable("the database did not answer, as the test planned")
 
     def _fault_of(self, call: StoreCall) -> Fault | None:
         if callable(self.plan):
             return self.plan(call)
         return self.plan[call.number] if call.number < len(self.plan) else None
-
-
-async def _fail(fault: Fault | None) -> None:
-    if fault in {Fault.HANG_BEFORE, Fault.HANG_AFTER}:
-        await trio.sleep_forever()
-    await trio.lowlevel.checkpoint()
-    raise StoreUnavailable("the database did not answer, as the test planned")

@@ -15,9 +15,9 @@ import msgspec
 from dwctl_trio.domain.errors import StoreError
 from dwctl_trio.domain.lifecycle import LEASED_STATES, REQUIRED_COLUMNS, TERMINAL_STATES, RowState
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
-from dwctl_trio.domain.steps import ModelCall, Step, StepState
+from dwctl_trio.domain.steps import ModelCall, Step, StepDescriptor, StepResult, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.turn import ModelTurn
-from dwctl_trio.ports import ApiKey, FinishedResponse
+from dwctl_trio.ports import ApiKey, CallMetering, NewResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.response_object import parse_turn, render_turn
 
@@ -50,6 +50,8 @@ class MemoryRow:
     store: bool
     request: bytes | None
     """Encoded; None with ``store: false``."""
+    tools: bytes | None
+    """Encoded; None with ``store: false`` or without tools."""
     state: RowState
     daemon_id: UUID | None
     epoch: int
@@ -75,15 +77,21 @@ class MemoryRow:
 
 @attrs.frozen(kw_only=True)
 class MemoryStep:
-    """A row of ``response_steps``: the model call that every warm response consists of."""
+    """A row of ``response_steps``."""
 
     id: UUID
     response_id: UUID
     sequence: int
     state: StepState
     started_at: float
+    parent_step_id: UUID | None = None
+    call_id: str | None = None
+    """Of a tool call, as ``name``; None for a model call."""
+    name: str | None = None
+    request: bytes | None = None
+    """The arguments of a tool call, encoded."""
     result: bytes | None = None
-    """The turn, encoded."""
+    """The turn or the output, encoded."""
     error: ResponseError | None = None
     finished_at: float | None = None
 
@@ -142,26 +150,45 @@ class MemoryKey:
 # -- how they come about
 
 
-def ended_step(step: MemoryStep, last: Step, now: float, *, store: bool) -> MemoryStep:
-    """The row of *step* once it has ended as *last*."""
-    turn = last.result if store and isinstance(last.result, ModelTurn) else None
-    result = None if turn is None else json.encode(render_turn(turn))
-    return attrs.evolve(step, state=last.state, result=result, error=last.error, finished_at=now)
+def opened_step(response_id: UUID, step: Step, now: float, *, store: bool) -> MemoryStep:
+    """The row of a *step* that is about to be fired."""
+    call = step.descriptor if isinstance(step.descriptor, ToolCall) else None
+    return MemoryStep(
+        id=step.id,
+        response_id=response_id,
+        parent_step_id=step.parent_step_id,
+        sequence=step.sequence,
+        state=StepState.PROCESSING,
+        call_id=call.call_id if call is not None else None,
+        name=call.name if call is not None else None,
+        request=json.encode(call.arguments) if call is not None and store else None,
+        started_at=now,
+    )
 
 
-def usage_record(finished: FinishedResponse, now: float) -> UsageRecord:
-    """What the terminal write records of the model call."""
-    new, metering, result = finished.new, finished.metering, finished.last_step.result
-    usage = result.usage if isinstance(result, ModelTurn) else None
-    price = new.route.price
-    first_token_ago_s = metering.first_token_ago_s
+def ended_step(row: MemoryStep, step: Step, now: float, *, store: bool) -> MemoryStep:
+    """The *row* once it has ended as *step*."""
+    result: bytes | None = None
+    if store and isinstance(step.result, ModelTurn):
+        result = json.encode(render_turn(step.result))
+    elif store and isinstance(step.result, ToolOutput):
+        result = json.encode(step.result.output)
+    error = step.error if store or step.error is None else attrs.evolve(step.error, message="")
+    return attrs.evolve(row, state=step.state, result=result, error=error, finished_at=now)
+
+
+def usage_record(new: NewResponse, step: Step, metering: CallMetering, now: float) -> UsageRecord:
+    """What is recorded of a model call."""
+    usage = step.result.usage if isinstance(step.result, ModelTurn) else None
+    route, first_token_ago_s = metering.route, metering.first_token_ago_s
+    price = route.price
     return UsageRecord(
-        step_id=finished.last_step.id,
+        step_id=step.id,
         response_id=new.response_id,
         owner=new.owner,
-        model=new.request.model,
-        upstream=new.route.upstream,
-        upstream_model=new.route.upstream_model,
+        model=route.model,
+        upstream=route.upstream,
+        upstream_model=route.upstream_model,
         service_tier=new.request.service_tier.value,
         stream=new.request.stream,
         http_status=metering.http_status,
@@ -198,15 +225,25 @@ def abandoned_record(row: MemoryRow, step: MemoryStep, now: float) -> UsageRecor
     )
 
 
-def step_value(step: MemoryStep) -> Step:
+def step_value(row: MemoryStep) -> Step:
     """The step that a row holds."""
+    descriptor: StepDescriptor
+    result: StepResult | None = None
+    if row.call_id is None or row.name is None:
+        descriptor = ModelCall()
+        result = None if row.result is None else parse_turn(msgspec.json.decode(row.result))
+    else:
+        arguments = "" if row.request is None else msgspec.json.decode(row.request, type=str)
+        descriptor = ToolCall(call_id=row.call_id, name=row.name, arguments=arguments)
+        result = None if row.result is None else ToolOutput(output=msgspec.json.decode(row.result, type=str))
     return Step(
-        id=step.id,
-        sequence=step.sequence,
-        descriptor=ModelCall(),
-        state=step.state,
-        result=None if step.result is None else parse_turn(msgspec.json.decode(step.result)),
-        error=step.error,
+        id=row.id,
+        sequence=row.sequence,
+        descriptor=descriptor,
+        state=row.state,
+        parent_step_id=row.parent_step_id,
+        result=result,
+        error=row.error,
     )
 
 

@@ -19,11 +19,14 @@ from dwctl_trio.domain.errors import Conflict, IdempotencyKeyHeld, LeaseLost
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import LEASED_STATES, TERMINAL_STATES, RowState
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.steps import Chain, StepState
-from dwctl_trio.ports import FinishedResponse, NewResponse, StoredResponse
+from dwctl_trio.domain.tools import OfferedTool
+from dwctl_trio.ports import EndedStep, FinishedResponse, NewResponse, Progress, ResumedResponse, StoredResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import parse_request, render_request
+from dwctl_trio.protocol.request_tools import parse_tools, render_tools
 from dwctl_trio.protocol.response_object import render_response
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_rows import (
@@ -37,6 +40,7 @@ from dwctl_trio.testing.memory_rows import (
     check_step,
     check_usage,
     ended_step,
+    opened_step,
     refusal,
     step_value,
     usage_record,
@@ -81,6 +85,13 @@ class MemoryStore:
             body_digest=row.idempotency_digest,
             told=log.frames if log is not None else None if row.stream else row.response,
         )
+
+    async def advance_response(self, progress: Progress) -> None:
+        """See ``ports.ResponseStore``."""
+        await trio.lowlevel.checkpoint()
+        if not self._advance(progress):
+            raise LeaseLost("the row is no longer this process's")
+        await trio.lowlevel.checkpoint()
 
     async def finish_response(self, finished: FinishedResponse) -> None:
         """See ``ports.ResponseStore``."""
@@ -134,6 +145,13 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return rescued
 
+    async def take_over(self, response_id: UUID) -> ResumedResponse | None:
+        """See ``ports.LeaseStore``."""
+        await trio.lowlevel.checkpoint()
+        resumed = self._take_over(response_id)
+        await trio.lowlevel.checkpoint()
+        return resumed
+
     async def stop_process(self) -> None:
         """See ``ports.LeaseStore``."""
         await trio.lowlevel.checkpoint()
@@ -167,6 +185,7 @@ class MemoryStore:
             stream=request.stream,
             store=request.store,
             request=json.encode(render_request(request)) if request.store else None,
+            tools=json.encode(render_tools(new.tools)) if request.store and new.tools else None,
             state=RowState.PROCESSING,
             daemon_id=self._daemon_id,
             epoch=1,
@@ -207,24 +226,76 @@ class MemoryStore:
             error=finished.response.error,
             finished_at=now,
         )
-        record = usage_record(finished, now)
-        if record.step_id in database.usage:
-            raise refusal("the call is metered already")
-        step = database.steps.get(finished.last_step.id)
-        step_after = None
-        if step is not None and step.state is StepState.PROCESSING:
-            step_after = ended_step(step, finished.last_step, now, store=store)
-            check_step(step_after)
         check_row(ended)
-        check_usage(record)
+        self._end_steps(finished.new, finished.ended, now)
         database.put_row(ended)
-        if step_after is not None:
-            database.put_step(step_after)
-        database.usage[record.step_id] = record
         if store and finished.event_log is not None:
             log = EventLog(last_sequence=finished.last_sequence_number, frames=finished.event_log)
             database.events[row.id] = log
         return True
+
+    def _advance(self, progress: Progress) -> bool:
+        """Write what has happened if the row is ours; whether it is."""
+        database, new = self.database, progress.new
+        row = database.rows.get(new.response_id)
+        guard = (RowState.PROCESSING, self._daemon_id, progress.epoch)
+        if row is None or (row.state, row.daemon_id, row.epoch) != guard:
+            return False
+        now = database.now()
+        self._end_steps(new, progress.ended, now)
+        for step in progress.opened:
+            if step.id not in database.steps:
+                database.put_step(opened_step(row.id, step, now, store=row.store))
+        database.put_row(attrs.evolve(row, lease_expires_at=now + self._limits.lease_s))
+        return True
+
+    def _end_steps(self, new: NewResponse, ended: Sequence[EndedStep], now: float) -> None:
+        """End those steps that are open, and record the calls that are not recorded: all or nothing."""
+        database, store = self.database, new.request.store
+        found = [(database.steps.get(entry.step.id), entry.step) for entry in ended]
+        rows = [
+            ended_step(row, step, now, store=store)
+            for row, step in found
+            if row is not None and row.state in _OPEN_STEPS
+        ]
+        records = [usage_record(new, entry.step, entry.metering, now) for entry in ended if entry.metering is not None]
+        for ended_row in rows:
+            check_step(ended_row)
+        for record in records:
+            check_usage(record)
+        for ended_row in rows:
+            database.put_step(ended_row)
+        for record in records:
+            database.usage.setdefault(record.step_id, record)
+
+    def _take_over(self, response_id: UUID) -> ResumedResponse | None:
+        database = self.database
+        row, now = database.rows.get(response_id), database.now()
+        if row is None or row.state is not RowState.PROCESSING or not row.store or row.request is None:
+            return None
+        if row.lease_expires_at is None or row.lease_expires_at >= now:
+            return None
+        taken = attrs.evolve(
+            row,
+            daemon_id=self._daemon_id,
+            epoch=row.epoch + 1,
+            reclaims=row.reclaims + 1,
+            lease_expires_at=now + self._limits.lease_s,
+        )
+        database.put_row(taken)
+        request = parse_request(msgspec.json.decode(row.request))
+        steps = tuple(step_value(step) for step in database.steps_of(response_id))
+        new = NewResponse(
+            response_id=response_id,
+            owner=row.owner,
+            key_prefix=row.key_prefix,
+            request=request,
+            route=ModelRoute(model=request.model, upstream=row.upstream, upstream_model=row.upstream_model),
+            first_step_id=steps[0].id,
+            tools=_parse_tools(row.tools),
+        )
+        age_s = now - (row.started_at or now)
+        return ResumedResponse(new=new, epoch=taken.epoch, created_at=int(row.created_at), age_s=age_s, steps=steps)
 
     def _ended_like(self, finished: FinishedResponse) -> bool:
         """Whether the row already carries this ending: the commit of an earlier try whose answer was lost."""
@@ -279,7 +350,8 @@ class MemoryStore:
         for step in database.steps_of(row.id):
             if step.state in _OPEN_STEPS:
                 database.put_step(attrs.evolve(step, state=StepState.FAILED, error=ABANDONED, finished_at=now))
-                database.usage.setdefault(step.id, abandoned_record(row, step, now))
+                if step.call_id is None:
+                    database.usage.setdefault(step.id, abandoned_record(row, step, now))
 
     # -- reading
 
@@ -300,6 +372,11 @@ class MemoryStore:
             state=row.state,
             created_at=int(row.created_at),
             request=parse_request(msgspec.json.decode(shown)) if shown is not None else None,
+            tools=_parse_tools(row.tools if row.response is None else None),
             body=row.response,
             error=row.error,
         )
+
+
+def _parse_tools(stored: bytes | None) -> tuple[OfferedTool, ...]:
+    return () if stored is None else parse_tools(msgspec.json.decode(stored))

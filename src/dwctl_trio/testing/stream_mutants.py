@@ -15,19 +15,35 @@ from uuid import UUID
 import attrs
 
 from dwctl_trio.domain.events import (
+    ArgumentsDelta,
+    ArgumentsDone,
     ContentDelta,
     ContentDone,
     Event,
+    McpCallCompleted,
+    McpCallFailed,
+    McpCallInProgress,
     ResponseCompleted,
     ResponseCreated,
     ResponseFailed,
     ResponseIncomplete,
     ResponseInProgress,
     ResponseQueued,
+    SubAgentEvent,
 )
-from dwctl_trio.domain.items import Message, Reasoning, ReasoningPart, RefusalPart, TextPart
+from dwctl_trio.domain.items import (
+    CustomToolCall,
+    FunctionCall,
+    McpCall,
+    Message,
+    Reasoning,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+)
 from dwctl_trio.domain.request import ResponseRequest
-from dwctl_trio.domain.response import ErrorCode, ErrorType, IncompleteReason, ResponseError
+from dwctl_trio.domain.response import ErrorCode, ErrorType, IncompleteReason, Response, ResponseError
+from dwctl_trio.domain.tools import OfferedTool
 from dwctl_trio.domain.usage import Usage
 
 
@@ -79,6 +95,8 @@ def alterations(value: Any) -> Iterator[Any]:
             yield from _altered_tuples(value)
         case ResponseRequest():
             yield attrs.evolve(value, model=value.model + "x")  # one field stands for all: only equality matters
+        case OfferedTool():
+            yield attrs.evolve(value, name=value.name + "x")  # the same
         case _ if attrs.has(type(value)):
             yield from _altered_fields(value)
             yield from _recast(value)
@@ -136,13 +154,15 @@ def _swapped(events: _Events, left: int, right: int) -> _Events:
     return tuple(swapped)
 
 
-_FILLINGS = {
-    "usage": Usage(input_tokens=1, output_tokens=1),
-    "cached_tokens": 1,
-    "reasoning_tokens": 1,
-    "error": ResponseError(type=ErrorType.LOOP_ERROR, code=ErrorCode.SERVER_ERROR, message="x"),
-    "incomplete_reason": IncompleteReason.CONTENT_FILTER,
-    "completed_at": 1,
+_FILLINGS: dict[tuple[type, str], Any] = {
+    (Response, "usage"): Usage(input_tokens=1, output_tokens=1),
+    (Usage, "cached_tokens"): 1,
+    (Usage, "reasoning_tokens"): 1,
+    (Response, "error"): ResponseError(type=ErrorType.LOOP_ERROR, code=ErrorCode.SERVER_ERROR, message="x"),
+    (Response, "incomplete_reason"): IncompleteReason.CONTENT_FILTER,
+    (Response, "completed_at"): 1,
+    (McpCall, "output"): "x",
+    (McpCall, "error"): "x",
 }
 """Fields that may be None, and what else they may be."""
 
@@ -151,8 +171,9 @@ def _altered_fields(value: Any) -> Iterator[Any]:
     for field in attrs.fields(type(value)):
         held = getattr(value, field.name)
         others = list(alterations(held))
-        if field.name in _FILLINGS:
-            others.append(_FILLINGS[field.name] if held is None else None)
+        filling = _FILLINGS.get((type(value), field.name))
+        if filling is not None:
+            others.append(filling if held is None else None)
         yield from (attrs.evolve(value, **{field.name: other}) for other in others)
 
 
@@ -174,6 +195,10 @@ _SNAPSHOTS = (
 )
 
 
+_CALLS = (FunctionCall, CustomToolCall, McpCall)
+_PROGRESS = (McpCallInProgress, McpCallCompleted, McpCallFailed)
+
+
 def _recast(value: Any) -> Iterator[Any]:
     """*value* as another class that could hold the same."""
     match value:
@@ -182,12 +207,24 @@ def _recast(value: Any) -> Iterator[Any]:
         case Message() | Reasoning():
             other: Any = Reasoning if isinstance(value, Message) else Message
             yield other(id=value.id, status=value.status, content=value.content)
+        case FunctionCall() | CustomToolCall() | McpCall():
+            yield from (_as_call(kind, value) for kind in _CALLS if kind is not type(value))
         case ContentDelta(kind, output_index, item_id, content_index, text):
             yield ContentDone(kind, output_index, item_id, content_index, text)
         case ContentDone(kind, output_index, item_id, content_index, text):
             yield ContentDelta(kind, output_index, item_id, content_index, text)
+        case ArgumentsDone(kind, output_index, item_id, _, arguments):
+            yield ArgumentsDelta(kind, output_index, item_id, arguments)
+        case SubAgentEvent(_, _, event):
+            yield event
+        case McpCallInProgress() | McpCallCompleted() | McpCallFailed():
+            yield from (said(value.output_index, value.item_id) for said in _PROGRESS if said is not type(value))
         case _ if type(value) in _SNAPSHOTS:
             yield from (snapshot(value.response) for snapshot in _SNAPSHOTS if snapshot is not type(value))
+
+
+def _as_call(kind: Any, call: FunctionCall | CustomToolCall | McpCall) -> Any:
+    return kind(id=call.id, status=call.status, call_id=call.call_id, name=call.name, arguments=call.arguments)
 
 
 def _parts(text: str) -> tuple[TextPart, RefusalPart, ReasoningPart]:

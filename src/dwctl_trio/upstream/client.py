@@ -24,6 +24,7 @@ from dwctl_trio.domain.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.turn import Fragment
 from dwctl_trio.ports import UpstreamCall
@@ -156,12 +157,13 @@ class UpstreamClient:
             event_bytes_max=self._limits.upstream_event_bytes,
             answer_bytes_max=self._limits.upstream_answer_bytes,
             tool_calls_max=self._limits.turn_tool_calls,
+            custom_tools={tool.name for tool in call.plan.tools if tool.kind is CallKind.CUSTOM},
         )
 
     def _render(self, call: UpstreamCall) -> "_Body":
         """The body of a call; nobody else holds it, so that it is gone when it was sent."""
         quirks, model = self._config.quirks, call.route.upstream_model
-        return _Body(render_chat_request(call.request, call.turns, upstream_model=model, quirks=quirks))
+        return _Body(render_chat_request(call.request, call.output, call.plan, upstream_model=model, quirks=quirks))
 
     async def _send(self, body: "_Body", deadline: CallDeadline, trace: TraceContext | None) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""

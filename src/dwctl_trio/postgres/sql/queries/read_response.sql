@@ -4,6 +4,7 @@ select
     id,
     state,
     case when response is null then request end as request,
+    case when response is null then tools end as tools,
     response,
     error,
     floor(extract(epoch from created_at))::bigint as created_at

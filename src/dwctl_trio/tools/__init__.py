@@ -1,0 +1,1 @@
+"""The tools that the server runs: HTTP endpoints, behind one guard of where connections may go."""

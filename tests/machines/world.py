@@ -1,0 +1,368 @@
+"""One response after the other through the real loop, in as many processes as it takes.
+
+    process 1 ── opens the row, works, dies at a store call ─┐
+    process 2 ── takes the row over once its lease is out ───┴─ … ── the last one lives
+
+The upstream and the tools are real servers; what is watched of the loop are its own ports.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+import trio
+from tests.conformance.conftest import Lab, MemoryLab, PostgresLab
+
+from dwctl_trio.domain.errors import StoreError
+from dwctl_trio.domain.items import CallKind
+from dwctl_trio.domain.lifecycle import TERMINAL_STATES
+from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.steps import Chain, StepState
+from dwctl_trio.domain.tools import AgentTool, HttpTool, OfferedTool, ToolCatalog, offer
+from dwctl_trio.engine.leases import LiveResponses
+from dwctl_trio.engine.resume import resume_response
+from dwctl_trio.engine.scope import open_scope, run_scope
+from dwctl_trio.engine.state import Scope, Services
+from dwctl_trio.ports import NewResponse, ResumedResponse, StoredResponse, ToolInvocation, TurnStream, UpstreamCall
+from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.protocol.trace_context import TraceContext
+from dwctl_trio.testing.faulty_store import Fault, FaultyStore, StoreCall
+from dwctl_trio.testing.memory_rows import EventLog, MemoryRow, MemoryStep
+from dwctl_trio.testing.service import make_config
+from dwctl_trio.testing.simulator import Simulator, open_simulator
+from dwctl_trio.testing.tool_server import ToolReply, ToolServer, open_tool_server
+from dwctl_trio.tools.http_tools import HttpToolRunner
+from dwctl_trio.upstream.client import Upstreams, open_upstreams
+
+OWNER = "somebody"
+LIMITS = Limits(lease_s=60.0, lease_give_up_s=40.0, terminal_write_s=5.0, terminal_retry_s=0.01, tool_output_bytes=4096)
+SLOW_TOOL_S = 0.05
+"""The time that the tool ``slow`` has; the others have more than any test takes."""
+CLIENT_TOOL = "mine"
+MISSING_TOOL = "gone"
+"""Offered when the response was opened, and no longer there."""
+HTTP_TOOLS = {"read": True, "write": False, "slow": False, "slow_read": True}
+"""Whether each is idempotent."""
+REPLIES = {
+    "echo": ToolReply(),
+    "text": ToolReply(body="21 °C €".encode(), content_type="text/plain; charset=utf-8"),
+    "nothing": ToolReply(body=b""),
+    "not found": ToolReply(status=404, body=b'{"error": "no such thing"}'),
+    "unavailable": ToolReply(status=503),
+    "cut in the head": ToolReply(cuts_at="head"),
+    "cut in the body": ToolReply(cuts_at="body", is_chunked=True),
+    "reset": ToolReply(cuts_at="body", resets=True),
+    "too large": ToolReply(body=b"x" * (LIMITS.tool_output_bytes + 1)),
+    "slow head": ToolReply(pauses_at="head"),
+    "slow body": ToolReply(pauses_at="body"),
+}
+"""What tools answer; only ``slow`` ones may answer slowly, or a test would wait for them."""
+
+_RUN_S_MAX = 60.0
+_LIVES_MAX = 40
+_UPSTREAM = "simulator"
+_EMPTY = "delete from requests; delete from usage_records; delete from daemons"
+_PARAMETERS = b'{"type":"object"}'
+
+
+@attrs.frozen(kw_only=True)
+class AgentPlan:
+    """A sub-agent."""
+
+    model: str
+    """Its script."""
+    tools: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """One response: what its models, its tools and its stores do."""
+
+    model: str
+    """The script of the response's own model."""
+    tools: tuple[str, ...] = ()
+    """What it is offered, in order."""
+    agents: Mapping[str, AgentPlan] = attrs.field(factory=dict)
+    agent_s: float = 60.0
+    """The time of each agent."""
+    replies: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    """What each HTTP tool answers, in order, by the names in ``REPLIES``; the last one repeats."""
+    body: Mapping[str, Any] = attrs.field(factory=dict)
+    """What else the request says."""
+    bounds: Mapping[str, float] = attrs.field(factory=dict)
+    """The limits that differ from ``LIMITS``."""
+    lives: tuple[Mapping[int, Fault], ...] = ()
+    """For each process but the last what goes wrong with its store calls, by number."""
+
+    @property
+    def limits(self) -> Limits:
+        """The engine's."""
+        return attrs.evolve(LIMITS, **self.bounds)
+
+    def catalog(self, server: ToolServer) -> ToolCatalog:
+        """The server's tools."""
+        tools: dict[str, HttpTool | AgentTool] = {
+            name: HttpTool(
+                name=name,
+                description=f"The tool {name}.",
+                parameters=_PARAMETERS,
+                url=server.url(f"/{name}"),
+                timeout_s=SLOW_TOOL_S if name.startswith("slow") else _RUN_S_MAX,
+                idempotent=is_idempotent,
+                allow_private=True,
+            )
+            for name, is_idempotent in HTTP_TOOLS.items()
+        }
+        for name, agent in self.agents.items():
+            tools[name] = AgentTool(
+                name=name,
+                description=f"The agent {name}.",
+                route=ModelRoute(model=agent.model, upstream=_UPSTREAM, upstream_model=agent.model),
+                instructions=f"You are {name}.",
+                tools=agent.tools,
+                timeout_s=self.agent_s,
+            )
+        return tools
+
+    def offered(self, server: ToolServer) -> tuple[OfferedTool, ...]:
+        """What the response's own model may call."""
+        catalog = self.catalog(server)
+        others = {CLIENT_TOOL: CallKind.FUNCTION, MISSING_TOOL: CallKind.SERVER}
+        return tuple(
+            offer(catalog[name])
+            if name in catalog
+            else OfferedTool(kind=others[name], name=name, parameters=_PARAMETERS)
+            for name in self.tools
+        )
+
+
+@attrs.define(eq=False, kw_only=True)
+class Life:
+    """What one process did."""
+
+    steps_before: dict[UUID, MemoryStep]
+    """The rows as it found them."""
+    steps_after: dict[UUID, MemoryStep] = attrs.field(factory=dict)
+    fired: list[UUID] = attrs.field(factory=list)
+    """The steps whose model or HTTP tool was called."""
+    told: bytearray = attrs.field(factory=bytearray)
+    response: Response | None = None
+    """As it was told; None if it never had it."""
+    calls: list[StoreCall] = attrs.field(factory=list)
+    faults: list[Fault] = attrs.field(factory=list)
+    """Those that happened."""
+
+
+@attrs.frozen(kw_only=True)
+class Played:
+    """A response, from its first process to its last, and what is left of it."""
+
+    plan: Plan
+    new: NewResponse
+    catalog: ToolCatalog
+    lives: tuple[Life, ...]
+    row: MemoryRow | None
+    steps: tuple[MemoryStep, ...]
+    """In order of sequence."""
+    chain: Chain
+    """The same, as the store gives it."""
+    log: EventLog | None
+    metered: frozenset[UUID]
+    """The steps with a usage record."""
+    shown: StoredResponse | None
+    """What GET answers from."""
+    bodies: Mapping[UUID, list[Any]]
+    """What the upstream was sent, by step."""
+    tool_calls: Counter[str]
+    """What the tools' server was called with, by idempotency key."""
+
+    @property
+    def crashes(self) -> int:
+        """Processes that ended before the response did."""
+        return len(self.lives) - 1
+
+
+class LoopWorld:
+    """An upstream, tools and a database. ``open_world`` makes one."""
+
+    def __init__(
+        self, simulator: Simulator, tool_server: ToolServer, upstreams: Upstreams, postgres: PostgresLab | None
+    ) -> None:
+        self.simulator = simulator
+        self.tool_server = tool_server
+        self._upstreams = upstreams
+        self._postgres = postgres
+        self._runner = HttpToolRunner(LIMITS)
+
+    async def play(self, plan: Plan) -> Played:
+        """Work on one response until it has ended, or until it is clear that there is none."""
+        lab = await self._empty_lab()
+        self.simulator.reset()
+        self.tool_server.calls_by_key.clear()
+        for name in HTTP_TOOLS:
+            self.tool_server.script(f"/{name}", *(REPLIES[reply] for reply in plan.replies.get(name, ())))
+        new = self._make_new(plan)
+        lives: list[Life] = []
+        with trio.fail_after(_RUN_S_MAX):
+            while not lives or _goes_on(lives[-1], await lab.snapshot(), new):
+                assert len(lives) < _LIVES_MAX, "it is taken over again and again"
+                lives.append(await self._live(plan, lab, new, len(lives)))
+            await self.simulator.wait_idle()
+            await self.tool_server.wait_idle()
+        return await self._collect(plan, lab, new, lives)
+
+    async def _empty_lab(self) -> Lab:
+        if self._postgres is None:
+            return MemoryLab()
+        await self._postgres.pool.execute(_EMPTY)
+        return self._postgres
+
+    def _make_new(self, plan: Plan) -> NewResponse:
+        return NewResponse(
+            response_id=uuid4(),
+            owner=OWNER,
+            key_prefix=None,
+            request=parse_request({"model": plan.model, "input": "hello", "stream": True, **plan.body}),
+            route=ModelRoute(model=plan.model, upstream=_UPSTREAM, upstream_model=plan.model),
+            first_step_id=uuid4(),
+            tools=plan.offered(self.tool_server),
+        )
+
+    async def _live(self, plan: Plan, lab: Lab, new: NewResponse, number: int) -> Life:
+        """What process *number* does with the response."""
+        planned = plan.lives[number] if number < len(plan.lives) else {}
+        life = Life(steps_before=_steps(await lab.snapshot(), new))
+        process = lab.open_process(plan.limits)
+        await process.register_process()
+
+        def decide(call: StoreCall) -> Fault | None:
+            fault = planned.get(call.number)
+            if fault is not None:
+                life.faults.append(fault)
+            return fault
+
+        store = FaultyStore(process, decide)
+        services = Services(
+            store=store,
+            upstream=_WatchedUpstream(self._upstreams, life),
+            tools=_WatchedTools(self._runner, life),
+            catalog=plan.catalog(self.tool_server),
+            limits=plan.limits,
+            live=LiveResponses(),
+        )
+        if number == 0:
+            life.response = await _begin(services, new, _Told(life))
+        else:
+            await lab.advance_clock(plan.limits.lease_s + 1)
+            life.response = await _resume(services, store, new.response_id, _Told(life))
+        life.calls = store.calls
+        life.steps_after = _steps(await lab.snapshot(), new)
+        return life
+
+    async def _collect(self, plan: Plan, lab: Lab, new: NewResponse, lives: list[Life]) -> Played:
+        snapshot, reader = await lab.snapshot(), lab.open_process(plan.limits)
+        bodies: dict[UUID, list[Any]] = {}
+        for request in self.simulator.requests:
+            step_id = UUID(hex=request.headers["traceparent"].split("-")[1])
+            bodies.setdefault(step_id, []).append(request.body)
+        return Played(
+            plan=plan,
+            new=new,
+            catalog=plan.catalog(self.tool_server),
+            lives=tuple(lives),
+            row=snapshot.rows.get(new.response_id),
+            steps=tuple(sorted(snapshot.steps_of(new.response_id), key=lambda step: step.sequence)),
+            chain=await reader.read_chain(new.response_id, OWNER),
+            log=snapshot.events.get(new.response_id),
+            metered=frozenset(snapshot.usage),
+            shown=await reader.read_response(new.response_id, OWNER),
+            bodies=bodies,
+            tool_calls=Counter(self.tool_server.calls_by_key),
+        )
+
+
+@asynccontextmanager
+async def open_world(postgres: PostgresLab | None = None) -> AsyncIterator[LoopWorld]:
+    """A world over *postgres*, or with a database in memory for each response, for the time of the block."""
+    async with open_simulator() as simulator, open_tool_server() as tool_server:
+        config = make_config("postgresql://unused", simulator.base_url)
+        async with open_upstreams(config.upstreams, LIMITS) as upstreams:
+            yield LoopWorld(simulator, tool_server, upstreams, postgres)
+
+
+def _steps(snapshot: Any, new: NewResponse) -> dict[UUID, MemoryStep]:
+    return {step.id: step for step in snapshot.steps_of(new.response_id)}
+
+
+def _goes_on(life: Life, snapshot: Any, new: NewResponse) -> bool:
+    row = snapshot.rows.get(new.response_id)
+    return row is not None and row.state not in TERMINAL_STATES
+
+
+async def _begin(services: Services, new: NewResponse, sink: "_Told") -> Response:
+    scope = Scope(new, sink, services.limits)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_scope, services, scope, name="open_scope")
+        return await run_scope(services, scope)
+    raise AssertionError("nothing cancels it")
+
+
+async def _resume(services: Services, store: FaultyStore, response_id: UUID, sink: "_Told") -> Response | None:
+    resumed: ResumedResponse | None = None
+    try:
+        with trio.move_on_after(services.limits.store_call_s) as patience:
+            resumed = await store.take_over(response_id)
+    except StoreError:
+        return None
+    if patience.cancelled_caught:
+        return None
+    assert resumed is not None, "the lease is out, and nobody else wants it"
+    return await resume_response(services, resumed, sink)
+
+
+@attrs.frozen
+class _Told:
+    """A consumer that keeps what it is told."""
+
+    _life: Life
+
+    async def send(self, frames: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self._life.told += frames
+
+
+@attrs.frozen
+class _WatchedUpstream:
+    """The upstreams; each call says in its trace which step it is."""
+
+    _upstreams: Upstreams
+    _life: Life
+
+    @asynccontextmanager
+    async def open_turn(self, call: UpstreamCall) -> AsyncIterator[TurnStream]:
+        self._life.fired.append(call.step_id)
+        trace = TraceContext(trace_id=call.step_id.hex, span_id=call.step_id.hex[:16], flags=0)
+        async with self._upstreams.open_turn(attrs.evolve(call, trace=trace)) as turn:
+            yield turn
+
+
+@attrs.frozen
+class _WatchedTools:
+    """The tools."""
+
+    _runner: HttpToolRunner
+    _life: Life
+
+    async def run_tool(self, invocation: ToolInvocation) -> str:
+        self._life.fired.append(invocation.step_id)
+        return await self._runner.run_tool(invocation)
+
+
+def is_open(step: MemoryStep) -> bool:
+    """Whether its row says that it has not ended."""
+    return step.state in {StepState.PENDING, StepState.PROCESSING}
