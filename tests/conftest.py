@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import logging
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from hypothesis import settings
 
 from dwctl_trio.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresOptions, open_embedded_postgres
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the suite in the background has it ignored
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 settings.register_profile("dev", deadline=None, max_examples=50, print_blob=True)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=False, print_blob=True)
