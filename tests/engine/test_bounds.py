@@ -75,6 +75,16 @@ async def test_a_sub_agent_that_never_stops_meets_the_bounds_and_its_caller_stil
     assert worker.error.type is ErrorType.EXECUTOR_ERROR
 
 
+async def test_an_agent_without_tools_whose_model_calls_one_is_told_that_there_is_none() -> None:
+    async with open_memory_bench([agent("bare", "tools-1-then-echo-3")]) as bench:
+        await _serve(bench, "tools-1-then-echo-1", "bare")
+        await _check_told_everywhere(bench, ResponseStatus.COMPLETED, None)
+        (called,) = [item for item in bench.told.output if isinstance(item, McpCall)]
+        inner = [step for step in bench.steps() if step.name is not None and step.name != "bare"]
+    assert called.output == expected_text("echo-3")
+    assert [step.error and step.error.type for step in inner] == [ErrorType.TOOL_NOT_FOUND]
+
+
 async def test_an_agent_that_calls_itself_is_stopped_at_the_ninth_and_told_so() -> None:
     async with open_memory_bench([agent("deep", "tools-1-then-echo-1", "deep")]) as bench:
         await _serve(bench, "tools-1-then-echo-1", "deep")

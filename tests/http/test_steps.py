@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import trio
@@ -10,6 +11,15 @@ from tests.http.server_tools import AGENT_ANSWER, ARGUMENTS, OWN, WEATHER, ToolW
 from tests.http.tenants import UNKNOWN_ID, authorize
 
 from dwctl_trio.domain import ids
+from dwctl_trio.domain.items import CallKind
+from dwctl_trio.domain.models import ModelRoute
+from dwctl_trio.domain.steps import ModelCall, Step, StepState, ToolCall
+from dwctl_trio.domain.turn import FinishReason, ModelTurn, TextFragment, ToolCallFragment
+from dwctl_trio.domain.turn_output import TurnOutput
+from dwctl_trio.domain.usage import Usage
+from dwctl_trio.ports import CallMetering, EndedStep, NewResponse, Progress
+from dwctl_trio.postgres.store import PostgresStore
+from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.testing.tool_server import ToolReply
 
 COMMON = {"id", "object", "sequence", "status", "parent_step_id", "error", "type"}
@@ -155,3 +165,38 @@ async def test_who_may_not_read_a_response_may_not_read_its_steps_and_is_told_th
         assert set(answers.values()) == {404}
         assert (await client.get(f"/v1/responses/{kept}/steps")).status_code == 401
         assert (await client.post(f"/v1/responses/{kept}/steps", headers=alice)).status_code == 405
+
+
+@pytest.mark.slow
+async def test_what_a_dead_process_had_stored_is_the_output_of_its_response(world: ToolWorld) -> None:
+    pool, limits = world.service.pool, world.service.config.limits
+    dead = PostgresStore(pool, limits=limits, daemon_id=uuid4())
+    request = parse_request(ask("echo-1"))
+    route = ModelRoute(model="echo-1", upstream="simulator", upstream_model="echo-1")
+    new = NewResponse(
+        response_id=uuid4(), owner="local", key_prefix=None, request=request, route=route, first_step_id=uuid4()
+    )
+    output = TurnOutput(step_id=new.first_step_id, first_output_index=0, kind_of=lambda _: CallKind.SERVER)
+    for fragment in (TextFragment("I will look."), ToolCallFragment(position=0, call_id="c", name="w", arguments="{}")):
+        output.feed(fragment)
+    output.close(FinishReason.TOOL_CALLS)
+    usage = Usage(input_tokens=5, output_tokens=7)
+    turn = ModelTurn(items=output.items(), finish_reason=FinishReason.TOOL_CALLS, usage=usage)
+    asked = Step(id=new.first_step_id, sequence=1, descriptor=ModelCall(), state=StepState.COMPLETED, result=turn)
+    metering = CallMetering(route=route, http_status=200, error_code=None, started_ago_s=1.0, first_token_ago_s=None)
+    called = Step(
+        id=uuid4(), sequence=2, descriptor=ToolCall(call_id="c", name="w", arguments="{}"), state=StepState.PROCESSING
+    )
+    await dead.open_response(new)
+    ended = (EndedStep(step=asked, metering=metering),)
+    await dead.advance_response(Progress(new=new, epoch=1, ended=ended, opened=(called,)))
+    await pool.execute("update requests set lease_expires_at = now() - interval '1 s' where id = $1", new.response_id)
+    await dead.rescue_expired()
+
+    answer = await world.service.client.get(f"/v1/responses/{ids.response_id_text(new.response_id)}")
+
+    response = answer.json()
+    message, call = response["output"]
+    assert (response["status"], response["usage"]["total_tokens"]) == ("failed", 12)
+    assert message["content"][0]["text"] == "I will look."
+    assert (call["status"], call["output"]) == ("failed", None)

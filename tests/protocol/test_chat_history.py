@@ -263,3 +263,10 @@ def test_a_custom_tools_text_is_the_one_argument_of_a_function(text: str) -> Non
 
     assert json.loads(sent["tool_calls"][0]["function"]["arguments"]) == {"input": text}
     assert told == {"role": "tool", "tool_call_id": "a", "content": "out"}
+
+
+def test_a_name_that_no_tool_could_have_goes_upstream_as_one_that_it_could() -> None:
+    call = McpCall(id="mcp_1", status=ItemStatus.FAILED, call_id="call_1", name="a b/../\n\u00e9" * 40, error="unknown")
+    (said, _) = history(output=(call,))
+    (sent,) = said["tool_calls"]
+    assert sent["function"]["name"] == ("a_b______" * 40)[:128]

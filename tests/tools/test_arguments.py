@@ -180,3 +180,20 @@ def test_whatever_a_model_writes_is_sent_or_told_as_invalid(arguments: str) -> N
         assert len(str(failure)) < 2000
     else:
         assert isinstance(json.loads(sent), dict)
+
+
+def test_why_a_deep_value_does_not_fit_a_recursive_schema_is_not_looked_for() -> None:
+    leaf = {"type": "object", "properties": {"field": {"type": "string"}}, "required": ["field"]}
+    node = {"type": "object", "properties": {"args": {"type": "array", "items": {"$ref": "#/$defs/e"}}}}
+    branches = [{**node, "required": ["args", name]} for name in ("and", "or", "not")]
+    schema = {"$ref": "#/$defs/e", "$defs": {"e": {"anyOf": [*branches, leaf]}}, "type": "object"}
+    value: dict[str, Any] = {"feild": "x"}
+    for _ in range(20):
+        value = {"and": True, "args": [value]}
+    begun_at = time.process_time()
+
+    assert (
+        problem_of(json.dumps(value), json.dumps(schema).encode()) == "The arguments do not fit the tool's JSON Schema."
+    )
+
+    assert time.process_time() - begun_at < 1.0

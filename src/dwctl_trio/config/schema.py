@@ -1,6 +1,7 @@
 """JSON Schemas of tools: compiled once, and never with a look elsewhere.
 
-Rule: whatever a schema or a value holds, a check takes time in proportion to their sizes and fetches nothing.
+Rule: whatever a schema or a value holds, to check whether they fit takes time in proportion to their sizes and fetches
+nothing. To explain why they do not may take far more if the schema refers to itself.
 
 Source: JSON Schema 2020-12; https://docs.rs/jsonschema for the bounds of its regular expressions.
 """
@@ -12,6 +13,12 @@ import msgspec
 
 _SCHEMAS_KEPT = 1000
 """More tools than any server has."""
+
+
+@lru_cache(maxsize=_SCHEMAS_KEPT)
+def refers(schema: bytes) -> bool:
+    """Whether *schema*, encoded, refers to itself or to a part of it, so that it may be recursive."""
+    return b'"$ref"' in schema or b'"$dynamicRef"' in schema or b'"$recursiveRef"' in schema
 
 
 @lru_cache(maxsize=_SCHEMAS_KEPT)

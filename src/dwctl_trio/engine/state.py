@@ -10,7 +10,7 @@ import trio
 from dwctl_trio.domain.assembly import running_calls
 from dwctl_trio.domain.errors import IdempotencyKeyHeld, StoreUnavailable
 from dwctl_trio.domain.failures import Failure, describe_failure
-from dwctl_trio.domain.items import McpCall
+from dwctl_trio.domain.items import CallKind, McpCall
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.request import ResponseRequest
@@ -81,8 +81,13 @@ class AgentLoop:
         self, step: Step, *, first_output_index: int, allowed: tuple[OfferedTool, ...] = ()
     ) -> ModelStep:
         """The model call that *step* is, whose items begin at *first_output_index*, and which may call *allowed*."""
-        kind_of = partial(kind_of_call, self.tools, allowed)
+        # Nobody but the server could run what a sub-agent calls.
+        kind_of = partial(kind_of_call, self.tools, allowed) if self.parent is None else _always_server
         return ModelStep(step, route=self.route, first_output_index=first_output_index, kind_of=kind_of)
+
+
+def _always_server(_name: str) -> CallKind:
+    return CallKind.SERVER
 
 
 @attrs.define(eq=False)

@@ -2,17 +2,18 @@
 
 from uuid import UUID, uuid4
 
-import attrs
 from quart import Response as HttpResponse
 from quart import request
 from quart_trio import QuartTrio
 
 from dwctl_trio.domain import ids
+from dwctl_trio.domain.assembly import assemble
 from dwctl_trio.domain.errors import InvalidRequest, NotFound
-from dwctl_trio.domain.lifecycle import wire_status
+from dwctl_trio.domain.lifecycle import RowState, wire_status
 from dwctl_trio.domain.request import ResponseRequest
-from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.response import Cancelled, Failed, Response
 from dwctl_trio.domain.routing import Path, choose_path
+from dwctl_trio.domain.steps import Chain
 from dwctl_trio.engine.scope import run_inline_blocking, run_inline_streaming
 from dwctl_trio.http.answers import answer_json, answer_response, answer_stream
 from dwctl_trio.http.api import Api
@@ -71,7 +72,10 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
         stored = await api.services.store.read_response(_parse_id(response_id), caller.owner)
         if stored is None:
             raise _no_such(response_id)
-        return answer_json(stored.body if stored.body is not None else _render_unfinished(stored))
+        if stored.body is not None:
+            return answer_json(stored.body)
+        chain = await api.services.store.read_chain(stored.response_id, caller.owner)
+        return answer_json(json.encode(render_response(_unfinished(stored, chain))))
 
     @app.get("/v1/responses/<response_id>/steps")
     async def read_steps(response_id: str) -> HttpResponse:
@@ -121,14 +125,24 @@ def _not_yet(wanted: ResponseRequest) -> InvalidRequest:
     )
 
 
-def _render_unfinished(stored: StoredResponse) -> bytes:
-    """A response without a final body: still under way, or ended by somebody who had none to write."""
+def _unfinished(stored: StoredResponse, chain: Chain) -> Response:
+    """A response without a final body: still under way, or ended by somebody who had none to write.
+
+    What its steps had come to by then is its output.
+    """
     assert stored.request is not None, "a row has its body or its request"
-    response = Response(
+    opening = Response(
         id=stored.response_id,
         created_at=stored.created_at,
         request=stored.request,
         status=wire_status(stored.state),
         tools=stored.tools,
     )
-    return json.encode(render_response(attrs.evolve(response, error=stored.error)))
+    match stored.state:
+        case RowState.FAILED:
+            assert stored.error is not None, "a failed row has an error"
+            return assemble(opening, chain, Failed(error=stored.error), ended_at=0)
+        case RowState.CANCELED:
+            return assemble(opening, chain, Cancelled(), ended_at=0)
+        case _:
+            return opening

@@ -35,6 +35,9 @@ _Content: TypeAlias = str | list[dict[str, str]]
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9a-f]+")
+_UNNAMABLE = re.compile(r"[^A-Za-z0-9_-]")
+"""A model may call what nobody could have offered; an upstream would refuse its name."""
+_NAME_CHARACTERS_MAX = 128
 _NOT_RUN = "The tool was not run, or was broken off before it had ended."
 
 
@@ -161,7 +164,7 @@ def _outcome(call: McpCall) -> str:
 
 
 def _tool_call(call: ToolCallItem) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": _arguments(call)}
+    function = {"name": _UNNAMABLE.sub("_", call.name)[:_NAME_CHARACTERS_MAX], "arguments": _arguments(call)}
     return {"id": call.call_id, "type": "function", "function": function}
 
 

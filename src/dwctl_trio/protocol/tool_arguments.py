@@ -14,7 +14,7 @@ def read_task(arguments: str) -> str:
     """
     try:
         decoded = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         decoded = None
     task = decoded.get("input") if isinstance(decoded, dict) else None
     if not isinstance(task, str):

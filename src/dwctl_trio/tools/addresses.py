@@ -48,16 +48,19 @@ _PRIVATE_4 = tuple(
     IPv4Network(block) for block in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 )
 _PRIVATE_6 = tuple(IPv6Network(block) for block in ("::1/128", "fc00::/7"))
-_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254", "fd20:ce::254")))
-"""Metadata services of clouds that lie in private networks: they hand out credentials to whoever asks."""
+_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254")))
+"""Metadata services of clouds, some at addresses that look public: they hand out credentials to whoever asks."""
 
 
 def is_public(text: str) -> bool:
     """Whether *text* is an address, without a zone, that is globally reachable."""
-    match _unwrap(text):
-        case IPv4Address() as address:
+    address = _unwrap(text)
+    if address in _METADATA:
+        return False
+    match address:
+        case IPv4Address():
             return not any(address in block for block in _NOT_PUBLIC_4)
-        case IPv6Address() as address:
+        case IPv6Address():
             return address in _GLOBAL_UNICAST_6 and not any(address in block for block in _NOT_PUBLIC_6)
         case _:
             return False

@@ -1,7 +1,8 @@
 """The arguments of a call: from what the model wrote to what is sent.
 
 Rule 1: what is sent is what was validated, encoded anew: of a key that stands twice, both see the same value.
-Rule 2: a message names the path and the rule, so that the model can mend its call.
+Rule 2: a message names the path and the rule, so that the model can mend its call; but not of a
+deep value for a schema with ``$ref``, which may be recursive: to find the reason would take too long.
 """
 
 from collections.abc import Iterable
@@ -11,12 +12,14 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
-from dwctl_trio.config.schema import compile_schema
+from dwctl_trio.config.schema import compile_schema, refers
 from dwctl_trio.domain.errors import ToolFailed
 from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.protocol.json import encode
 
 _PROBLEMS_TOLD_MAX = 5
+_EXPLAINED_DEPTH_MAX = 8
+"""Of a value for a schema with ``$ref``: each level more may double the time that it takes to find the reason."""
 _PROBLEM_CHARACTERS_MAX = 300
 """Of one problem: a schema may list thousands of allowed values."""
 
@@ -47,10 +50,13 @@ def read_arguments(schema: bytes, arguments: str, *, bytes_max: int, depth_max: 
         raise _invalid(f"The arguments are not valid JSON: {error}.") from None
     if _is_deeper(value, depth_max):
         raise _invalid(too_deep)
-    problems = [_describe(error) for error in islice(compile_schema(schema).iter_errors(value), _PROBLEMS_TOLD_MAX)]
-    if problems:
-        raise _invalid(f"The arguments do not fit the tool. {' '.join(problems)}")
-    return encode(value)
+    validator = compile_schema(schema)
+    if validator.is_valid(value):
+        return encode(value)
+    if refers(schema) and _is_deeper(value, _EXPLAINED_DEPTH_MAX):
+        raise _invalid("The arguments do not fit the tool's JSON Schema.")
+    problems = [_describe(error) for error in islice(validator.iter_errors(value), _PROBLEMS_TOLD_MAX)]
+    raise _invalid(f"The arguments do not fit the tool. {' '.join(problems)}")
 
 
 def _is_deeper(value: object, depth_max: int) -> bool:

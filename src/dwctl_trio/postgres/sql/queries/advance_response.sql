@@ -1,7 +1,7 @@
 -- advance_response
--- Ends steps of a row that this process owns, with the usage records of its model calls, opens the next steps, and
--- extends the lease; one commit. No row back means that the lease is lost, and then nothing was written. What an
--- earlier try has done already, whose answer was lost, stays as it is.
+-- Ends steps of a row that this process owns, with their usage records, and opens the next steps; one commit.
+-- The lease is extended. No row back means that it is lost, and then nothing was written. What an earlier try has done
+-- already, whose answer was lost, stays as it is.
 with owned as (
     update requests set lease_expires_at = dwctl_now() + make_interval(secs => :lease_s)
     where id = :response_id and daemon_id = :daemon_id and epoch = :epoch and state = 'processing'
