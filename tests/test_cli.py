@@ -31,7 +31,7 @@ TERMINAL_COLUMNS = 100
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = ["check-config", "demo", "keys", "migrate", "serve", "simulator", "usage"]
+COMMANDS = ["check-config", "demo", "keys", "migrate", "serve", "simulator", "usage", "worker"]
 
 
 def environment(**variables: str) -> dict[str, str]:

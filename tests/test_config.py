@@ -45,6 +45,7 @@ tools:
   - {name: researcher, kind: agent, model: gpt-4o, description: Finds out., instructions: Be brief.,
      tools: [get_weather, researcher], timeout_s: 60}
 limits: {turns: 3, keep_alive_s: 5}
+flex_on_disconnect: cancel
 tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
 """
@@ -120,6 +121,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
             ),
         },
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
+        flex_on_disconnect="cancel",
         tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
     )
@@ -168,6 +170,7 @@ OVERRIDES: list[tuple[str, str, str, Any]] = [
     ("DWCTL_DATABASE_URL", "postgresql://other/db", "database_url", "postgresql://other/db"),
     ("DWCTL_DATA_DIR", "/tmp/Third", "data_dir", Path("/tmp/Third")),
     ("DWCTL_AUTH__MODE", "keys", "auth_mode", "keys"),
+    ("DWCTL_FLEX_ON_DISCONNECT", "cancel", "flex_on_disconnect", "cancel"),
     ("DWCTL_LOG_LEVEL", "error", "log_level", "error"),
 ]
 
@@ -194,6 +197,17 @@ def test_every_limit_can_be_set_by_its_name_in_the_environment(field: Any) -> No
         "terminal_retry_s": 0.01,
         "request_body_bytes": 1024,
         "request_bodies_bytes": 2048,
+        "follow_poll_s": 0.02,
+        "segment_bytes": 1024,
+        "queued_event_bytes": 2048,
+        "queue_retry_s": 0.01,
+        "queue_retry_cap_s": 0.02,
+        "cancel_poll_s": 0.005,
+        "cancel_wait_s": 0.01,
+        "unstored_event_s": 1.0,
+        "event_retention_s": 30.0,
+        "body_retention_s": 60.0,
+        "row_retention_s": 90.0,
         field.name: minimum,
     }
     environment = {f"DWCTL_LIMITS__{name.upper()}": str(value) for name, value in values.items()}
@@ -359,6 +373,7 @@ known_names = st.sampled_from(
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
+        "flex_on_disconnect",
         *("kind", "url", "parameters", "timeout_s", "idempotent", "instructions"),
     ]
 )
@@ -496,6 +511,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "data_dir": draw(names),
         "auth": {"mode": draw(st.sampled_from(["keys", "none"]))},
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
+        "flex_on_disconnect": draw(st.sampled_from(["continue", "cancel"])),
         "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
         "models": models,

@@ -82,6 +82,10 @@ def test_an_unknown_key_names_the_nearest_known_one(document: dict[str, Any], ex
         ({"port": "3001"}, "port: expected an integer from 0 to 65535, but got '3001'"),
         ({"auth": {"mode": "off"}}, "auth.mode: 'off' is not allowed; allowed: keys, none"),
         ({"auth": "none"}, "auth: expected a mapping of keys, but got a string"),
+        (
+            {"flex_on_disconnect": "stop"},
+            "flex_on_disconnect: 'stop' is not allowed; allowed: continue, cancel",
+        ),
         ({"log_level": "loud"}, "log_level: 'loud' is not allowed; allowed: debug, info, warning, error"),
         ({"models": {"gpt": 1}}, "models: expected a list, but got a mapping"),
         ({"models": False}, "models: expected a list, but got False"),

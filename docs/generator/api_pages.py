@@ -130,10 +130,7 @@ def states_page() -> Iterable[str]:
         "test compares the two."
     )
     yield "Nothing leaves a terminal state but deletion and retention."
-    yield (
-        "This release serves the warm path, whose rows begin as `processing`; `pending` and `claimed` "
-        "belong to the queue."
-    )
+    yield "Warm rows begin as `processing`; `pending` and `claimed` belong to [the queue](../explanation/queue.md)."
     yield ""
     yield "## A row of `requests`"
     yield ""
@@ -171,9 +168,19 @@ def states_page() -> Iterable[str]:
     yield ""
     yield "## A step of `response_steps`"
     yield ""
+    yield from step_diagram()
+
+
+def step_diagram() -> Iterator[str]:
+    """The states of a step."""
     yield from _diagram(
         {state: {after: after for after in sorted(moves)} for state, moves in STEP_MOVES.items()}, StepState.PENDING
     )
+
+
+def queued_row_diagram() -> Iterator[str]:
+    """The states of a row that begins in the queue."""
+    yield from (line for line in _diagram(ROW_MOVES) if not line.endswith(": warm"))
 
 
 def _target(change: Change) -> RowState:

@@ -118,4 +118,4 @@ def _unit(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.12g}"

@@ -13,7 +13,7 @@ import click
 import trio
 
 from dwctl_trio.analytics.usage import BY, parse_since, printable, render_usage_report
-from dwctl_trio.app import run_api
+from dwctl_trio.app import run_api, run_worker
 from dwctl_trio.config import Config, find_warnings, load_config, render_config
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.config.url import mask_url
@@ -56,6 +56,19 @@ def serve(config_path: Path | None, host: str | None, port: int | None) -> None:
     _allow_many_connections()
     _spare_the_collector()
     _run(run_api, config, config=config)
+
+
+@main.command()
+@_config_option
+def worker(config_path: Path | None) -> None:
+    """Work on queued responses, and serve nothing."""
+    config = _load(config_path)
+    if config.limits.queue_workers == 0:
+        _fail("limits.queue_workers is 0, so this worker would do nothing: set it to 1 or more", EXIT_USAGE)
+    configure_logging(level=config.log_level)
+    _allow_many_connections()
+    _spare_the_collector()
+    _run(run_worker, config, config=config)
 
 
 @main.command()

@@ -40,6 +40,9 @@ QUICK = Limits(
 PAUSED = "echo-4-pause-2"
 """Says two words and waits."""
 
+STARTED = {"server_started", "worker_started"}
+"""What a process logs when it is up."""
+
 LISTENING = "0A"
 """As Linux writes it in the table of sockets."""
 RAMP = 50
@@ -76,14 +79,14 @@ class Server:
                 self.log.append(entry)
                 self._logged.set()
                 self._logged = trio.Event()
-                if entry["event"] == "server_started":
-                    self.url = entry["url"]
+                if entry["event"] in STARTED:
+                    self.url = entry.get("url", "")
                     task_status.started()
 
-    async def wait_logged(self, event: str) -> None:
-        """Return when it has logged *event*."""
+    async def wait_logged(self, *events: str, after: int = 0) -> None:
+        """Return when it has logged one of *events*, not counting its first *after* lines."""
         with trio.fail_after(WAIT_S):
-            while event not in self.events:
+            while not set(events) & set(self.events[after:]):
                 await self._logged.wait()
 
     def open_files(self) -> int:

@@ -15,16 +15,30 @@ SMALL_FILES = {"app.py": 149, "engine/scope.py": 149}
 REAL_SLEEP_S_MIN = 0.1
 
 SUPERVISION_BOUNDARIES = {
-    ("engine/finalize.py", "_write"),
+    ("daemon/producer.py", "Daemon._claim"),
+    ("daemon/producer.py", "Daemon._work"),
+    ("engine/cancel.py", "_restore"),
+    ("engine/chat.py", "_run"),
+    ("engine/chat.py", "end_chat_as_cancelled"),
+    ("engine/chat.py", "run_claimed_chat"),
+    ("engine/finalize.py", "write_ending"),
     ("engine/leases.py", "_try_to_renew"),
+    ("engine/leases.py", "run_lease_watch"),
     ("engine/leases.py", "run_rescuer"),
+    ("engine/queued.py", "_remember"),
+    ("engine/queued.py", "run_claimed"),
+    ("engine/retention.py", "_Pruner._try_to_prune"),
     ("engine/scope.py", "open_scope"),
     ("engine/scope.py", "run_scope"),
     ("engine/tool_calls.py", "_run_http"),
+    ("engine/unreadable.py", "_read_open_steps"),
     ("http/server.py", "GuardedTCPServer.run"),
     ("http/server.py", "_turn_away"),
     ("postgres/guest_loop.py", "GuestLoop._supervise"),
     ("postgres/guest_transport.py", "GuestTransport._read"),
+    ("postgres/notifications.py", "PostgresWakeups._try_to_listen"),
+    ("postgres/notifications.py", "PostgresWakeups._try_to_send"),
+    ("protocol/stored_request.py", "read_request"),
 }
 """Where any ``Exception`` ends one thing instead of the process; each says so in a comment."""
 

@@ -28,7 +28,7 @@ LIFE = DOCS / "explanation" / "life-of-a-request.md"
 HOPS = [
     *("http/connection.py", "http/responses.py", "engine/scope.py", "engine/loop.py", "domain/transitions.py"),
     *("engine/execution.py", "engine/emitter.py", "protocol/event_stream.py", "engine/finalize.py"),
-    "postgres/store.py",
+    "postgres/responses.py",
 ]
 """The order in which one request opens the files."""
 
@@ -275,8 +275,8 @@ def test_the_generated_pages_are_up_to_date() -> None:
 
 def test_a_generated_page_that_is_not_up_to_date_is_named(tmp_path: Path) -> None:
     written = generate("--directory", str(tmp_path))
-    (tmp_path / "limits.md").write_text("old", encoding="utf-8")
-    (tmp_path / "cli.md").unlink()
+    (tmp_path / "reference" / "limits.md").write_text("old", encoding="utf-8")
+    (tmp_path / "reference" / "cli.md").unlink()
 
     checked = generate("--check", "--directory", str(tmp_path))
 

@@ -134,7 +134,7 @@ def test_a_pooler_has_a_connection_for_each_of_two_servers() -> None:
     pooler = ini(text)["pgbouncer"]
 
     assert pooler["pool_mode"] == "session"
-    assert int(pooler["default_pool_size"]) == 2 * DEFAULT_LIMITS.store_connections
+    assert int(pooler["default_pool_size"]) == 2 * (DEFAULT_LIMITS.store_connections + 1)
 
 
 def test_a_statement_timeout_of_the_database_is_longer_than_that_of_the_server() -> None:
@@ -145,7 +145,7 @@ def test_a_statement_timeout_of_the_database_is_longer_than_that_of_the_server()
 
 
 def test_the_connections_of_four_servers_are_counted_right() -> None:
-    assert f"4 processes need {4 * DEFAULT_LIMITS.store_connections + 5} of" in read(DATABASE)
+    assert f"4 processes need {4 * (DEFAULT_LIMITS.store_connections + 1) + 5} of" in read(DATABASE)
 
 
 def test_a_backup_uses_programs_and_an_address_that_are_there() -> None:

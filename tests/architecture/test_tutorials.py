@@ -1,4 +1,4 @@
-"""The tutorial on tools, followed to the letter: every file written, every program started, every request sent."""
+"""Pages that readers follow to the letter, followed: every file written, every program started, every request sent."""
 
 import json
 import re
@@ -21,6 +21,7 @@ from tests.test_cli import RUN_S_MAX, environment
 from dwctl_trio.config import parse_config
 from dwctl_trio.postgres.database import open_database
 
+BACKGROUND = DOCS / "how-to" / "run-in-the-background.md"
 TUTORIAL = DOCS / "tutorials" / "give-your-model-a-tool.md"
 FILES = {"python": "weather.py", "yaml": "config.yaml"}
 SERVING = {"weather.py": "9000", "simulator": "8000", "serve": "3001"}
@@ -85,7 +86,9 @@ class Reader:
         if "resp_…" in url:
             url = url.replace("resp_…", re.findall(r"resp_[0-9a-f-]{36}", self.answers[-1])[0])
         async with httpx.AsyncClient(trust_env=False, timeout=RUN_S_MAX) as client:
-            if "-d" not in arguments:
+            if "-X" in arguments:
+                answer = await client.request(arguments[arguments.index("-X") + 1], url)
+            elif "-d" not in arguments:
                 answer = await client.get(url)
             else:
                 body = arguments[arguments.index("-d") + 1]
@@ -125,17 +128,22 @@ def kinds_of(steps: str) -> list[tuple[str, str | None, bool]]:
     return [(step["type"], step.get("name"), step["parent_step_id"] is not None) for step in json.loads(steps)["data"]]
 
 
-@pytest.mark.slow
-async def test_the_tutorial_on_tools_can_be_followed_to_the_letter(tmp_path: Path, postgres_dsn: str) -> None:
-    async with open_database(parse_config({"database_url": postgres_dsn}), migrating=True):
+async def follow(page: Path, directory: Path, dsn: str) -> Reader:
+    """Somebody who has done all that *page* says, with a database that is migrated."""
+    async with open_database(parse_config({"database_url": dsn}), migrating=True):
         pass
-
-    reader = Reader(tmp_path, free_ports(), postgres_dsn)
+    reader = Reader(directory, free_ports(), dsn)
     try:
         with trio.fail_after(RUN_S_MAX):
-            await reader.follow(TUTORIAL)
+            await reader.follow(page)
     finally:
         await reader.leave()
+    return reader
+
+
+@pytest.mark.slow
+async def test_the_tutorial_on_tools_can_be_followed_to_the_letter(tmp_path: Path, postgres_dsn: str) -> None:
+    reader = await follow(TUTORIAL, tmp_path, postgres_dsn)
 
     asked, steps, failed, watched, steps_of_agent = reader.answers
     first, second, answer = json.loads(asked)["output"]
@@ -162,3 +170,18 @@ async def test_the_tutorial_on_tools_can_be_followed_to_the_letter(tmp_path: Pat
         ["get_weather", "5", "1"],
         ["reporter", "1", "0"],
     ]
+
+
+@pytest.mark.slow
+async def test_the_page_on_the_background_can_be_followed_to_the_letter(tmp_path: Path, postgres_dsn: str) -> None:
+    reader = await follow(BACKGROUND, tmp_path, postgres_dsn)
+
+    created, polled, followed, resumed, second, cancelled = reader.answers
+    first = json.loads(created)
+    assert (first["status"], first["background"]) == ("queued", True)
+    assert json.loads(polled)["status"] in {"queued", "in_progress"}
+    told = followed.replace(": ping\n", "").split("\n\n")
+    assert told[-2:] == ["data: [DONE]", ""]
+    assert resumed.replace(": ping\n", "").split("\n\n") == told[6:]
+    assert followed.count("event: response.output_text.delta\n") == 40
+    assert (json.loads(cancelled)["status"], json.loads(cancelled)["id"]) == ("cancelled", json.loads(second)["id"])

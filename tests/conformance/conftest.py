@@ -1,7 +1,7 @@
 """One database of either kind, several processes on it, and a look at all that it holds."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from uuid import UUID
@@ -15,6 +15,7 @@ from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.steps import StepState
+from dwctl_trio.ports import EventSegment
 from dwctl_trio.postgres.embedded import EmbeddedPostgres
 from dwctl_trio.postgres.guest_loop import open_guest_loop
 from dwctl_trio.postgres.keys import PostgresKeyStore
@@ -37,7 +38,12 @@ LIMITS = Limits(lease_s=600.0)
 _CONNECTIONS = 4
 _EMPTY = "delete from requests; delete from usage_records; delete from daemons; delete from api_keys"
 _SET_CLOCK = "select set_config('dwctl.clock_offset', $1, false)"
-_MOMENTS = frozenset({"lease_expires_at", "created_at", "started_at", "finished_at", "first_token_at"})
+_MOMENTS = frozenset(
+    {
+        *("lease_expires_at", "created_at", "started_at", "finished_at", "first_token_at"),
+        *("not_before", "deadline", "cancel_requested_at"),
+    }
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -84,9 +90,6 @@ class Lab(Protocol):
     async def snapshot(self) -> Snapshot:
         """All that it holds of responses."""
 
-    async def make_background(self, response_id: UUID) -> None:
-        """Turn a row into one that outlives its client, which no port can."""
-
     async def heartbeats(self) -> list[tuple[float, float | None]]:
         """Last sign of life and orderly end of every process."""
 
@@ -116,9 +119,6 @@ class MemoryLab:
             rows=dict(database.rows), steps=dict(database.steps), events=dict(database.events),
             usage=dict(database.usage),
         )  # fmt: skip
-
-    async def make_background(self, response_id: UUID) -> None:
-        self._database.put_row(attrs.evolve(self._database.rows[response_id], background=True))
 
     async def heartbeats(self) -> list[tuple[float, float | None]]:
         return [(process.heartbeat_at, process.stopped_at) for process in self._database.processes.values()]
@@ -150,18 +150,12 @@ class PostgresLab:
             return Snapshot(
                 rows={row["id"]: _row(row) for row in await connection.fetch(_columns(MemoryRow, "requests"))},
                 steps={row["id"]: _step(row) for row in await connection.fetch(_columns(MemoryStep, "response_steps"))},
-                events={
-                    row["response_id"]: EventLog(last_sequence=row["last_sequence"], frames=row["frames"])
-                    for row in await connection.fetch("select * from response_events")
-                },
+                events=_logs(await connection.fetch("select * from response_events order by response_id, 2")),
                 usage={
                     row["step_id"]: UsageRecord(**row)
                     for row in await connection.fetch(_columns(UsageRecord, "usage_records"))
                 },
             )
-
-    async def make_background(self, response_id: UUID) -> None:
-        await self.pool.execute("update requests set background = true where id = $1", response_id)
 
     async def heartbeats(self) -> list[tuple[float, float | None]]:
         moments = "extract(epoch from heartbeat_at)::float8 as a, extract(epoch from stopped_at)::float8 as b"
@@ -221,6 +215,17 @@ def _step(stored: Any) -> MemoryStep:
     return attrs.evolve(
         step, state=StepState(step.state), request=request, result=result, error=_error(stored["error"])
     )
+
+
+def _logs(rows: Sequence[Any]) -> dict[UUID, EventLog]:
+    logs: dict[UUID, EventLog] = {}
+    for row in rows:
+        segment = EventSegment(
+            first_sequence=row["first_sequence"], last_sequence=row["last_sequence"], frames=row["frames"]
+        )
+        known = logs.get(row["response_id"])
+        logs[row["response_id"]] = EventLog(segments=(*(known.segments if known else ()), segment))
+    return logs
 
 
 def _bytes(text: str | None) -> bytes | None:

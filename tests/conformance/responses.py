@@ -38,8 +38,9 @@ from dwctl_trio.domain.turn import (
 )
 from dwctl_trio.domain.turn_output import TurnOutput
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.ports import CallMetering, EndedStep, FinishedResponse, NewResponse
+from dwctl_trio.ports import CallMetering, EndedStep, EventSegment, FinishedResponse, NewResponse
 from dwctl_trio.protocol import json
+from dwctl_trio.protocol.response_object import render_response
 
 OWNER = "blue"
 FAILED = Failed(
@@ -121,14 +122,14 @@ def make_finished(
     state = apply(RowState.PROCESSING, ending_change(ending))
     assert state is not None
     return FinishedResponse(
-        new=new,
+        row=new.row,
         epoch=epoch,
         state=state,
         response_status=502 if isinstance(ending, Failed) else 499 if isinstance(ending, Cancelled) else 200,
-        response=response,
+        body=json.encode(render_response(response)),
+        error=response.error,
         ended=(EndedStep(step=step, metering=make_metering(ending)),),
-        event_log=FRAMES if new.request.store else None,
-        last_sequence_number=9,
+        segments=(EventSegment(first_sequence=0, last_sequence=9, frames=FRAMES),) if new.row.keeps_steps else (),
     )
 
 

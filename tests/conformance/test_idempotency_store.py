@@ -10,7 +10,7 @@ from dwctl_trio.domain.errors import IdempotencyKeyHeld
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.request import ResponseRequest
-from dwctl_trio.ports import FinishedResponse
+from dwctl_trio.ports import FinishedResponse, NewResponse
 from dwctl_trio.testing.faulty_store import Store
 
 BLOCKING = attrs.evolve(make_request(), stream=False)
@@ -28,10 +28,10 @@ def keyed(request: ResponseRequest | None = None, *, text: str = "k", owner: str
     return make_new(request, owner=owner, key=make_key(text))
 
 
-def ended_with(status: int, request: ResponseRequest | None = None) -> FinishedResponse:
-    """The terminal write of a row with a key, as an error or not."""
+def ended_with(new: NewResponse, status: int) -> FinishedResponse:
+    """The terminal write of a row, as an error or not."""
     ending = ENDINGS[0] if status < 400 else ENDINGS[3] if status == 499 else ENDINGS[2]
-    return attrs.evolve(make_finished(keyed(request), ending), response_status=status)
+    return attrs.evolve(make_finished(new, ending), response_status=status)
 
 
 async def is_held(store: Store, **fields: str) -> bool:
@@ -82,26 +82,26 @@ async def test_a_key_is_its_owners_alone_and_one_of_many(store: Store) -> None:
 
 @pytest.mark.parametrize(("request_", "told"), [(make_request(), FRAMES), (BLOCKING, None)], ids=["stream", "blocking"])
 async def test_a_row_that_ended_with_a_response_holds_its_key_and_what_was_told(store: Store, request_, told) -> None:
-    finished = ended_with(200, request_)
-    await store.open_response(finished.new)
-    await store.finish_response(finished)
-    stored = await store.read_response(finished.new.response_id, OWNER)
+    new = keyed(request_)
+    await store.open_response(new)
+    await store.finish_response(ended_with(new, 200))
+    stored = await store.read_response(new.response_id, OWNER)
     assert stored is not None
 
     holder = await store.find_key_holder(OWNER, "k")
 
     assert await is_held(store)
     assert holder is not None
-    assert (holder.response_id, holder.state) == (finished.new.response_id, RowState.COMPLETED)
+    assert (holder.response_id, holder.state) == (new.response_id, RowState.COMPLETED)
     assert holder.told == (told or stored.body)
     assert holder.told is not None
 
 
 @pytest.mark.parametrize("status", [400, 429, 499, 503])
 async def test_a_row_that_ended_with_an_http_error_releases_its_key(store: Store, status: int) -> None:
-    finished = ended_with(status)
-    await store.open_response(finished.new)
-    await store.finish_response(finished)
+    new = keyed()
+    await store.open_response(new)
+    await store.finish_response(ended_with(new, status))
 
     assert await store.find_key_holder(OWNER, "k") is None
     assert not await is_held(store)
@@ -119,20 +119,20 @@ async def test_a_rescued_row_releases_its_key(lab: Lab, store: Store) -> None:
 
 
 async def test_a_deleted_row_releases_its_key(store: Store) -> None:
-    finished = ended_with(200)
-    await store.open_response(finished.new)
-    await store.finish_response(finished)
+    new = keyed()
+    await store.open_response(new)
+    await store.finish_response(ended_with(new, 200))
 
-    await store.delete_response(finished.new.response_id, OWNER)
+    await store.delete_response(new.response_id, OWNER)
 
     assert not await is_held(store)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "blocking"])
 async def test_a_row_that_keeps_nothing_holds_its_key_and_has_nothing_to_tell(store: Store, stream: bool) -> None:
-    finished = ended_with(200, attrs.evolve(make_request(store=False), stream=stream))
-    await store.open_response(finished.new)
-    await store.finish_response(finished)
+    new = keyed(attrs.evolve(make_request(store=False), stream=stream))
+    await store.open_response(new)
+    await store.finish_response(ended_with(new, 200))
 
     holder = await store.find_key_holder(OWNER, "k")
 
@@ -141,9 +141,9 @@ async def test_a_row_that_keeps_nothing_holds_its_key_and_has_nothing_to_tell(st
 
 
 async def test_a_stream_too_long_to_keep_leaves_nothing_to_tell(store: Store) -> None:
-    finished = attrs.evolve(ended_with(200), event_log=None)
-    await store.open_response(finished.new)
-    await store.finish_response(finished)
+    new = keyed()
+    await store.open_response(new)
+    await store.finish_response(attrs.evolve(ended_with(new, 200), segments=()))
 
     holder = await store.find_key_holder(OWNER, "k")
 

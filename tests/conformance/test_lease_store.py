@@ -6,13 +6,14 @@ import attrs
 import pytest
 import trio
 from tests.conformance.conftest import LIMITS
-from tests.conformance.responses import ENDINGS, FAILED, OWNER, make_finished, make_new, make_request
+from tests.conformance.queued import claim_one, enqueue, progress_of, segment
+from tests.conformance.responses import ENDINGS, FAILED, OWNER, make_finished, make_new, make_request, model_step
 
 from dwctl_trio.domain.errors import LeaseLost, StoreError
 from dwctl_trio.domain.lifecycle import RowState
-from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.response import ErrorCode, ErrorType
 from dwctl_trio.domain.steps import StepState
+from dwctl_trio.ports import RenewedLeases
 
 JUST_BEFORE_S = LIMITS.lease_s - 60
 JUST_AFTER_S = LIMITS.lease_s + 1
@@ -30,7 +31,8 @@ async def open_new(store, /, **fields):
 async def test_renewal_returns_the_rows_that_are_still_owned(lab):
     store = lab.open_process()
     first, second = await open_new(store), await open_new(store)
-    assert await store.renew_leases({first.response_id, second.response_id}) == {first.response_id, second.response_id}
+    both = frozenset({first.response_id, second.response_id})
+    assert await store.renew_leases(both) == RenewedLeases(renewed=both)
 
 
 async def test_a_renewed_lease_runs_from_the_renewal(lab):
@@ -48,7 +50,7 @@ async def test_renewal_leaves_rows_that_were_not_named_alone(lab):
     named, other = await open_new(store), await open_new(store)
     before = (await lab.snapshot()).rows[other.response_id]
     await lab.advance_clock(1)
-    assert await store.renew_leases({named.response_id}) == {named.response_id}
+    assert (await store.renew_leases({named.response_id})).renewed == {named.response_id}
     assert (await lab.snapshot()).rows[other.response_id] == before
 
 
@@ -57,7 +59,7 @@ async def test_rows_of_another_process_are_not_renewed(lab):
     new = await open_new(owner)
     before = await lab.snapshot()
     await lab.advance_clock(1)
-    assert await other.renew_leases({new.response_id}) == frozenset()
+    assert await other.renew_leases({new.response_id}) == RenewedLeases()
     assert await lab.snapshot() == before
 
 
@@ -67,7 +69,7 @@ async def test_an_ended_row_is_not_renewed(lab, ending):
     new = await open_new(store)
     await store.finish_response(make_finished(new, ending))
     before = await lab.snapshot()
-    assert await store.renew_leases({new.response_id}) == frozenset()
+    assert await store.renew_leases({new.response_id}) == RenewedLeases()
     assert await lab.snapshot() == before
 
 
@@ -76,14 +78,14 @@ async def test_unknown_and_deleted_rows_are_not_renewed(lab):
     deleted, unknown = await open_new(store), make_new()
     await store.finish_response(make_finished(deleted))
     await store.delete_response(deleted.response_id, OWNER)
-    assert await store.renew_leases({deleted.response_id, unknown.response_id}) == frozenset()
+    assert await store.renew_leases({deleted.response_id, unknown.response_id}) == RenewedLeases()
 
 
 async def test_renewal_of_nothing_is_a_heartbeat(lab):
     store = lab.open_process()
     await store.register_process()
     await lab.advance_clock(100)
-    assert await store.renew_leases(frozenset()) == frozenset()
+    assert await store.renew_leases(frozenset()) == RenewedLeases()
     ((heartbeat_at, stopped_at),) = await lab.heartbeats()
     assert heartbeat_at == pytest.approx(await lab.now(), abs=10)
     assert stopped_at is None
@@ -188,7 +190,7 @@ async def test_renewing_after_a_rescue_tells_that_the_row_is_lost(lab):
     new = await open_new(slow)
     await lab.advance_clock(JUST_AFTER_S)
     await rescuer.rescue_expired()
-    assert await slow.renew_leases({new.response_id}) == frozenset()
+    assert await slow.renew_leases({new.response_id}) == RenewedLeases()
 
 
 async def test_a_rescued_row_is_not_rescued_again(lab):
@@ -266,7 +268,7 @@ async def test_a_lease_that_was_renewed_too_late_but_before_the_rescue_is_kept(l
     store = lab.open_process()
     new = await open_new(store)
     await lab.advance_clock(JUST_AFTER_S)
-    assert await store.renew_leases({new.response_id}) == {new.response_id}
+    assert (await store.renew_leases({new.response_id})).renewed == {new.response_id}
     assert list(await store.rescue_expired()) == []
 
 
@@ -281,14 +283,64 @@ async def test_an_ended_row_is_not_rescued(lab, ending):
     assert await lab.snapshot() == before
 
 
-async def test_queued_work_is_left_to_the_daemon(lab):
+async def test_queued_work_waits_again_with_its_steps_and_events(lab):
     store = lab.open_process()
-    await open_new(store, tier=ServiceTier.FLEX)
-    background = await open_new(store)
-    await lab.make_background(background.response_id)
-    warm = [await open_new(store, tier=tier) for tier in ServiceTier if tier is not ServiceTier.FLEX]
+    new = await enqueue(store)
+    claimed = await claim_one(store)
+    await store.advance_response(progress_of(claimed, opened=(model_step(claimed.new, 1),)))
+    await store.append_events(new.response_id, claimed.epoch, segment(2, 5))
+    before = await lab.snapshot()
     await lab.advance_clock(JUST_AFTER_S)
-    assert set(await store.rescue_expired()) == {new.response_id for new in warm}
+    assert list(await store.rescue_expired()) == [new.response_id]
+    after = await lab.snapshot()
+    row = after.rows[new.response_id]
+    assert (row.state, row.daemon_id, row.lease_expires_at) == (RowState.PENDING, None, None)
+    assert (row.epoch, row.attempt, row.reclaims, row.last_sequence) == (2, 1, 1, 5)
+    assert (row.error, row.not_before) == (None, None)
+    assert (after.steps, after.events, after.usage) == (before.steps, before.events, {})
+    again = await claim_one(store)
+    assert (again.epoch, again.attempt, again.reclaims) == (3, 2, 1)
+    with pytest.raises(LeaseLost):
+        await store.advance_response(progress_of(claimed, opened=(model_step(claimed.new, 2),)))
+
+
+async def test_a_row_whose_worker_died_before_its_first_step_waits_again(lab):
+    store = lab.open_process()
+    await enqueue(store)
+    await claim_one(store)
+    await lab.advance_clock(JUST_AFTER_S)
+    assert len(await store.rescue_expired()) == 1
+    again = await claim_one(store)
+    assert (again.steps, again.told, again.attempt, again.reclaims) == ((), b"", 2, 1)
+
+
+async def test_a_sweep_frees_queued_and_warm_rows_alike_within_one_bound(lab):
+    store = lab.open_process(attrs.evolve(LIMITS, rescue_rows=3))
+    for _ in range(2):
+        await open_new(store)
+        await enqueue(store)
+        await claim_one(store)
+    await lab.advance_clock(JUST_AFTER_S)
+    assert [len(await store.rescue_expired()) for _ in range(3)] == [3, 1, 0]
+    states = [row.state for row in (await lab.snapshot()).rows.values()]
+    assert sorted(states) == [RowState.FAILED] * 2 + [RowState.PENDING] * 2
+
+
+# -- watching
+
+
+async def test_who_watches_learns_what_is_still_its_own_and_what_is_wanted_cancelled(lab):
+    store, other = lab.open_process(), lab.open_process()
+    kept, unwanted, ended, unknown = [await open_new(store) for _ in range(3)] + [make_new()]
+    theirs = await open_new(other)
+    for new in (unwanted, ended, theirs):
+        await store.request_cancel(new.response_id, OWNER)
+    await store.finish_response(make_finished(ended))
+    before = await lab.snapshot()
+    watched = await store.watch_leases({new.response_id for new in (kept, unwanted, ended, unknown, theirs)})
+    assert watched.owned == {kept.response_id, unwanted.response_id}
+    assert watched.cancel_requested == {unwanted.response_id}
+    assert await lab.snapshot() == before
 
 
 async def test_a_sweep_rescues_a_bounded_number_and_the_oldest_leases_first(lab):

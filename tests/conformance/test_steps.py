@@ -1,4 +1,4 @@
-"""The steps of a response, stored as they end and open, and taken over: the same of the fake and of PostgreSQL."""
+"""The steps of a response, stored as they end and open: the same of the fake and of PostgreSQL."""
 
 import attrs
 import pytest
@@ -31,7 +31,7 @@ TOOLS = (
 
 
 def progress(new: NewResponse, *ended: EndedStep, opened: tuple[Step, ...] = (), epoch: int = 1) -> Progress:
-    return Progress(new=new, epoch=epoch, ended=ended, opened=opened)
+    return Progress(row=new.row, epoch=epoch, ended=ended, opened=opened)
 
 
 async def open_round(store: Store, new: NewResponse) -> tuple[Step, Step]:
@@ -135,54 +135,6 @@ async def test_of_a_response_that_is_not_stored_no_arguments_and_no_outputs_are_
     snapshot = await lab.snapshot()
     assert {(step.request, step.result) for step in snapshot.steps.values()} == {(None, None)}
     assert snapshot.steps[second.id].name == "search"
-
-
-# -- taking over
-
-
-async def test_a_response_whose_process_died_is_taken_over_with_all_its_steps(lab):
-    dead, heir = lab.open_process(), lab.open_process()
-    new = attrs.evolve(make_new(), tools=TOOLS)
-    first, second = await open_round(dead, new)
-    await dead.advance_response(progress(new, ended_tool(first, "x")))
-    chain = await dead.read_chain(new.response_id, OWNER)
-    await lab.advance_clock(LIMITS.lease_s + 30)
-    resumed = await heir.take_over(new.response_id)
-    assert resumed is not None
-    assert attrs.evolve(resumed.new, route=new.route) == new, "but for the price, which rows do not know"
-    assert (resumed.new.route.upstream, resumed.new.route.upstream_model) == ("local", "Qwen3")
-    assert (resumed.epoch, list(resumed.steps)) == (2, list(chain))
-    assert resumed.age_s == pytest.approx(LIMITS.lease_s + 30, abs=CALL_S)
-    await heir.advance_response(progress(new, ended_tool(second, "y"), epoch=resumed.epoch))
-    with pytest.raises(LeaseLost):
-        await dead.advance_response(progress(new, ended_tool(second, "z")))
-
-
-async def test_a_response_that_is_being_worked_on_is_not_taken_over(lab):
-    owner, other, new = lab.open_process(), lab.open_process(), make_new()
-    await owner.open_response(new)
-    before = await lab.snapshot()
-    assert await other.take_over(new.response_id) is None
-    assert await lab.snapshot() == before
-
-
-async def test_only_one_process_takes_a_response_over(lab):
-    store, new = lab.open_process(), make_new()
-    await store.open_response(new)
-    await lab.advance_clock(LIMITS.lease_s + 30)
-    heirs = [lab.open_process() for _ in range(3)]
-    assert [await heir.take_over(new.response_id) is not None for heir in heirs] == [True, False, False]
-
-
-@pytest.mark.parametrize("case", ["finished", "not stored", "unknown"])
-async def test_what_cannot_be_resumed_is_not_taken_over(lab, case):
-    store, new = lab.open_process(), make_new(make_request(store=case != "not stored"))
-    if case != "unknown":
-        await store.open_response(new)
-    if case == "finished":
-        await store.finish_response(make_finished(new))
-    await lab.advance_clock(LIMITS.lease_s + 30)
-    assert await lab.open_process().take_over(new.response_id) is None
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The fake against the real one: whatever processes do and however time passes, both databases hold the same.
 
 After every command both hold the same rows, answer the same, and keep the invariants I1 (one ending for each response),
-I2 (terminal is for ever) and I6 (one row for each idempotency key) of the design.
+I2 (terminal is for ever), I6 (one row for each idempotency key) and I7 (events without gaps) of the design.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.conformance.conftest import LIMITS, Lab, MemoryLab, Snapshot, open_postgres_lab
+from tests.conformance.queued import id_of, make_queued, make_queued_request, recalled, segment
 from tests.conformance.responses import (
     ENDINGS,
     OWNER,
@@ -25,18 +26,20 @@ from tests.conformance.responses import (
     tool_step,
 )
 
+from dwctl_trio.domain.claiming import ClaimDemand
 from dwctl_trio.domain.errors import DwctlError
-from dwctl_trio.domain.lifecycle import LEASED_STATES, ROW_MOVES, TERMINAL_STATES
+from dwctl_trio.domain.lifecycle import LEASED_STATES, ROW_MOVES, TERMINAL_STATES, RowState
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.steps import StepState
-from dwctl_trio.ports import NewResponse, Progress
+from dwctl_trio.ports import Claimed, ClaimedResponse, NewResponse, Progress, RequeuedResponse
 from dwctl_trio.testing.faulty_store import Store
 
 PROCESSES = 3
 RESPONSES = 4
 STEPS_S = (LIMITS.lease_s * 0.24, LIMITS.lease_s * 0.48, LIMITS.lease_s + 30)
-"""No sum of them comes within 20 s of a lease, so that a slow machine cannot tip the balance."""
+"""No sum of them comes within 6 s of a lease or of what is below, so that a slow machine cannot tip the balance."""
+DELAY_S, PATIENCE_S, DEADLINES_S = 207.0, 351.0, (3015.0, 90_000.0)
 
 
 @attrs.frozen
@@ -70,12 +73,22 @@ def acts(verb: str, choices: int = 1) -> st.SearchStrategy[Command]:
 
 
 COMMANDS = st.one_of(
-    acts("open", choices=6),
-    acts("open", choices=18),
+    acts("open", choices=4),
+    acts("open", choices=12),
+    acts("enqueue", choices=24),
+    acts("enqueue", choices=8),
+    acts("claim", choices=8),
+    acts("claim", choices=8),
     acts("finish", choices=2 * len(ENDINGS)),
     acts("finish", choices=len(ENDINGS)),
     acts("advance", choices=4),
+    acts("append", choices=6),
+    acts("append", choices=2),
+    acts("requeue", choices=16),
+    acts("cancel", choices=2),
     acts("take over"),
+    acts("watch", choices=2**RESPONSES),
+    acts("events", choices=10),
     acts("renew", choices=2**RESPONSES),
     acts("rescue", choices=2),
     acts("delete", choices=2),
@@ -98,6 +111,8 @@ class Machine:
     """The same, one row a sweep."""
     news: dict[int, NewResponse] = attrs.Factory(dict)
     """By place, what was opened there."""
+    began_at: float | None = None
+    """When the first response was enqueued, by the database's clock."""
     deleted: int = 0
     """Deletions so far: an id is never used again, as no uuid is."""
 
@@ -123,22 +138,26 @@ class Machine:
                 await store.open_response(new)
                 self.news[act.response] = new
                 return None
-            case "finish":
-                epoch, ending = divmod(act.choice, len(ENDINGS))
-                new = self.news.get(act.response) or _new(response_id, 0)
-                return await store.finish_response(make_finished(new, ENDINGS[ending], epoch=1 + epoch))
-            case "advance":
-                new = self.news.get(act.response) or _new(response_id, 0)
-                call = tool_step(new, 2, "{}")
-                ended, opened = ((ended_tool(call, "found"),), ()) if act.choice % 2 else ((), (call,))
-                write = Progress(new=new, epoch=1 + act.choice // 2, ended=ended, opened=opened)
-                return await store.advance_response(write)
+            case "enqueue":
+                await self._enqueue(store, act)
+                return None
+            case "claim":
+                bounds = ClaimDemand(
+                    rows=1 + act.choice % 2, models={"a": 1 + act.choice // 2 % 2}, other_models=2,
+                    owner_rows=2 + act.choice // 4,
+                )  # fmt: skip
+                return [plain(await recalled(store, claimed)) for claimed in await store.claim_responses(bounds)]
+            case "cancel":
+                return await store.request_cancel(response_id, owner)
             case "take over":
-                resumed = await store.take_over(response_id)
-                return resumed and attrs.evolve(resumed, created_at=0, age_s=0.0)
+                taken = await store.take_over(response_id, patience_s=PATIENCE_S)
+                return taken and plain(await recalled(store, taken))
+            case "watch":
+                return await store.watch_leases(self._named(act.choice))
+            case "events":
+                return await store.read_events(response_id, owner, act.choice - 2)
             case "renew":
-                named = {self._id(place) for place in range(RESPONSES) if act.choice >> place & 1}
-                return await store.renew_leases(named)
+                return await store.renew_leases(self._named(act.choice))
             case "rescue":
                 return sorted(await (self.sweepers if act.choice else self.stores)[act.process].rescue_expired())
             case "delete":
@@ -158,7 +177,58 @@ class Machine:
                 return await store.register_process()
             case "stop":
                 return await store.stop_process()
+        return await self._write(store, act)
+
+    async def _write(self, store: Store, act: Act) -> object:
+        """What a worker does to a row that may be its own: it knows its epoch, or that of before."""
+        new = self.news.get(act.response) or _new(self._id(act.response), 0)
+        row = (await self.lab.snapshot()).rows.get(new.response_id)
+        epoch, last = (row.epoch, row.last_sequence) if row is not None else (1, None)
+        number = -1 if last is None else last
+        following = (segment(number + 1, number + 2),) if new.row.is_queued else ()
+        match act.verb:
+            case "finish":
+                is_stale, ending = divmod(act.choice, len(ENDINGS))
+                finished = make_finished(new, ENDINGS[ending], epoch=epoch - is_stale)
+                return await store.finish_response(attrs.evolve(finished, segments=following or finished.segments))
+            case "advance":
+                call = tool_step(new, 2, "{}")
+                ended, opened = ((ended_tool(call, "found"),), ()) if act.choice % 2 else ((), (call,))
+                write = Progress(row=new.row, epoch=epoch - act.choice // 2, ended=ended, opened=opened)
+                return await store.advance_response(write)
+            case "append" if row is not None and not row.is_queued:
+                return None  # a warm worker stores its events at the end
+            case "append":
+                kind, is_stale = act.choice % 3, act.choice // 3
+                told = (segment(number + 1, number + 2), segment(number - 1, number), segment(number + 3, number + 4))
+                return await store.append_events(new.response_id, epoch - is_stale, told[kind])
+            case "requeue":
+                bits = [bool(act.choice >> place & 1) for place in range(4)]
+                handed = RequeuedResponse(
+                    row=new.row, epoch=epoch - bits[0], delay_s=DELAY_S * bits[1], counts=bits[2],
+                    ended=(ended_tool(tool_step(new, 2, "{}"), "found"),), segments=following if bits[3] else (),
+                )  # fmt: skip
+                return await store.requeue_response(handed)
         raise AssertionError(act)
+
+    async def _enqueue(self, store: Store, act: Act) -> None:
+        if self.began_at is None:
+            self.began_at = await store.read_clock()
+        keyed, choice = divmod(act.choice, 8)
+        request = make_queued_request(store=choice < 6, model="ab"[choice % 2])
+        new = make_new(
+            request, owner=(OWNER, "red")[choice // 2 % 2], response_id=self._id(act.response),
+            key=KEYS[keyed - 1] if keyed else None,
+        )  # fmt: skip
+        new = attrs.evolve(new, route=attrs.evolve(new.route, model=request.model))
+        queued = make_queued(
+            new, created_at=self.began_at, priority=choice % 3, deadline_s=DEADLINES_S[choice // 4]
+        )  # fmt: skip
+        await store.enqueue_response(queued)
+        self.news[act.response] = new
+
+    def _named(self, choice: int) -> set[UUID]:
+        return {self._id(place) for place in range(RESPONSES) if choice >> place & 1}
 
     def _id(self, place: int) -> UUID:
         """Of what was opened there, or would be."""
@@ -166,23 +236,49 @@ class Machine:
         return UUID(int=2 * (place + RESPONSES * self.deleted + 1)) if new is None else new.response_id
 
 
+def plain(claimed: Claimed | None) -> object:
+    """A claim without what differs between two databases."""
+    if not isinstance(claimed, ClaimedResponse):
+        return claimed
+    new = attrs.evolve(claimed.new, first_step_id=UUID(int=0))
+    deadline_in_s = None if claimed.deadline_in_s is None else 0.0
+    return attrs.evolve(claimed, new=new, created_at=0, age_s=0.0, deadline_in_s=deadline_in_s)
+
+
 def _new(response_id: UUID, choice: int) -> NewResponse:
-    keyed, choice = divmod(choice, 6)
-    tier = (ServiceTier.AUTO, ServiceTier.PRIORITY, ServiceTier.FLEX)[choice % 3]
-    request = make_request(f"hello {choice}", store=choice < 5, tier=tier)
+    keyed, choice = divmod(choice, 4)
+    tier = (ServiceTier.AUTO, ServiceTier.PRIORITY)[choice % 2]
+    request = make_request(f"hello {choice}", store=choice < 3, tier=tier)
     return make_new(request, response_id=response_id, key=KEYS[keyed - 1] if keyed else None)
 
 
 def check_ending(snapshot: Snapshot) -> None:
-    """I1 as far as one look can tell: a row is under way with an owner, or has ended, once, and its call is metered."""
+    """I1 as far as one look can tell: a row waits, is under way with an owner, or has ended, once, and is metered."""
     for row in snapshot.rows.values():
-        assert (row.state in LEASED_STATES) != (row.state in TERMINAL_STATES)
+        assert [row.state is RowState.PENDING, row.state in LEASED_STATES, row.state in TERMINAL_STATES].count(
+            True
+        ) == 1
+        if row.is_queued:
+            continue
         step = min(snapshot.steps_of(row.id), key=lambda step: step.sequence)
         assert (row.state in TERMINAL_STATES) == (step.state is not StepState.PROCESSING)
         assert (row.state in TERMINAL_STATES) == (step.id in snapshot.usage)
         written_by_worker = row.error is None or row.error.type is not ErrorType.STEP_ABANDONED
         ended_by_worker = row.state in TERMINAL_STATES and written_by_worker
         assert (row.id in snapshot.events) == (row.response is not None) == (ended_by_worker and row.store)
+
+
+def check_events(snapshot: Snapshot) -> None:
+    """I7: the stored events of a response are numbered from 0 without gap or repeat, and its row knows the last."""
+    for row in snapshot.rows.values():
+        log = snapshot.events.get(row.id)
+        assert row.last_sequence == (log.last_sequence if log is not None else None)
+        bounds = (
+            [-1, *(number for kept in log.segments for number in (kept.first_sequence, kept.last_sequence))]
+            if log
+            else []
+        )
+        assert all(after == before + 1 for before, after in zip(bounds[::2], bounds[1::2], strict=False))
 
 
 def check_keys(snapshot: Snapshot) -> None:
@@ -202,7 +298,7 @@ def check_moves(before: Snapshot, after: Snapshot) -> None:
             assert after.events.get(row.id) == before.events.get(row.id)
         elif now is not None and now.state is not row.state:
             assert now.state in ROW_MOVES[row.state].values()
-            assert now.epoch == row.epoch + 1
+            assert now.epoch == row.epoch + (now.state is not RowState.PROCESSING)
     assert before.usage.items() <= after.usage.items()
 
 
@@ -219,18 +315,22 @@ async def compare(dsn: str, commands: Sequence[Command]) -> None:
                 check_moves(earlier, later)
                 check_ending(later)
                 check_keys(later)
+                check_events(later)
         await check_nothing_is_stuck(machines)
 
 
 async def check_nothing_is_stuck(machines: Sequence[Machine]) -> None:
-    """I1 at last: after a lease and a sweep no warm response is under way."""
+    """I1 at last: after a lease and a sweep no response is under way; each has ended, or waits and can be claimed."""
     for machine in machines:
         await machine.lab.advance_clock(LIMITS.lease_s + 30)
         await machine.stores[0].rescue_expired()
         snapshot = await machine.lab.snapshot()
         check_ending(snapshot)
-        under_way = [row for row in snapshot.rows.values() if row.state not in TERMINAL_STATES]
-        assert all(row.service_tier == "flex" for row in under_way)
+        waiting = {row.id for row in snapshot.rows.values() if row.state not in TERMINAL_STATES}
+        assert {snapshot.rows[row_id].state for row_id in waiting} <= {RowState.PENDING}
+        everything = ClaimDemand(rows=100, models={}, other_models=100, owner_rows=100)
+        claimed = await machine.stores[0].claim_responses(everything)
+        assert {id_of(one) for one in claimed} == waiting
 
 
 def run_comparison(dsn: str, commands: Sequence[Command]) -> None:

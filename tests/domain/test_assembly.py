@@ -16,6 +16,7 @@ from dwctl_trio.domain.events import (
     SubAgentEvent,
 )
 from dwctl_trio.domain.items import ItemStatus, McpCall, Message, TextPart
+from dwctl_trio.domain.recovery import ABANDONED_CALL
 from dwctl_trio.domain.response import (
     TERMINAL_STATUSES,
     Cancelled,
@@ -27,7 +28,6 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.steps import ModelCall, Step, StepState
-from dwctl_trio.domain.transitions import ABANDONED_CALL
 from dwctl_trio.domain.turn import FinishReason, ModelTurn, TextFragment
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.testing.domain_strategies import errors, runs

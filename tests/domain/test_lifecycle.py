@@ -27,6 +27,7 @@ pending    claim    claimed
 pending    fail     failed
 pending    cancel   canceled
 claimed    start    processing
+claimed    complete completed
 claimed    fail     failed
 claimed    retry    pending
 claimed    rescue   pending

@@ -7,7 +7,7 @@ import attrs
 import pytest
 from hypothesis import example, given
 
-from dwctl_trio.domain.assembly import chain_output, end_call, fold, running_calls, terminal_event
+from dwctl_trio.domain.assembly import chain_output, end_call, fold, history_output, running_calls, terminal_event
 from dwctl_trio.domain.event_grammar import check_stream
 from dwctl_trio.domain.events import (
     Event,
@@ -19,15 +19,16 @@ from dwctl_trio.domain.events import (
     ResponseQueued,
 )
 from dwctl_trio.domain.items import ItemStatus, McpCall
+from dwctl_trio.domain.recovery import ABANDONED_CALL, ABANDONED_TURN, recover_chain
 from dwctl_trio.domain.response import Response, ResponseStatus
 from dwctl_trio.domain.retelling import retell
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall
-from dwctl_trio.domain.transitions import recover_step
+from dwctl_trio.domain.told import NOTHING_TOLD
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.turn_output import close_call
-from dwctl_trio.testing.domain_strategies import runs
+from dwctl_trio.testing.domain_strategies import RETRIED_TURN, runs
 from dwctl_trio.testing.example_runs import AGENTS, EVERY_KIND, HANDED_OVER, MIXED, SIBLINGS, TOOLS_CANCELLED
-from dwctl_trio.testing.played_runs import CATALOG, Run, crash_run, number
+from dwctl_trio.testing.played_runs import CATALOG, Run, moments_of, number
 
 
 def _top(chain: Chain) -> Chain:
@@ -74,10 +75,8 @@ def test_a_run_that_is_told_again_is_the_same_response(run: Run) -> None:
 @example(run=SIBLINGS)
 @example(run=AGENTS)
 def test_what_a_dead_process_left_can_be_told_again_wherever_it_died(run: Run) -> None:
-    for point in range(1, run.points + 1):
-        steps = crash_run(run, point)
-        recovered = [(recover_step(step, CATALOG) or step) if step.is_open else step for step in steps]
-        for chain in (_top(steps), _top(recovered)):
+    for moment in moments_of(run):
+        for chain in (_top(moment.steps), _top(recover_chain(moment.steps, NOTHING_TOLD, CATALOG))):
             told = [*_opening_events(run.opening), *retell(chain)]
 
             assert check_stream(number(told), prefix=True) is None
@@ -137,3 +136,19 @@ def test_places_count_the_items_of_all_turns_before() -> None:
 def test_a_call_without_an_outcome_is_incomplete(state: StepState | None) -> None:
     step = None if state is None else _tool(0, state)
     assert end_call(_CALLS[0], step) == attrs.evolve(_CALLS[0], status=ItemStatus.INCOMPLETE)
+
+
+def test_a_call_that_was_not_made_with_its_siblings_never_is() -> None:
+    for state in (StepState.PROCESSING, StepState.COMPLETED):
+        assert "call_1" not in running_calls([_TURN, _tool(0, state)])
+
+
+def test_a_superseded_turn_runs_nothing_and_is_shown_to_no_model() -> None:
+    ended = attrs.evolve(_tool(0, StepState.FAILED), error=ABANDONED_CALL)
+    for error in (ABANDONED_TURN, RETRIED_TURN):
+        superseded = attrs.evolve(_TURN, id=UUID(int=9), sequence=9, state=StepState.FAILED, error=error)
+        chain = [_TURN, ended, superseded]
+
+        assert running_calls(chain) == {}
+        assert [item.status.value for item in chain_output(chain)] == ["failed", *["incomplete"] * 3]
+        assert history_output(chain) == chain_output([_TURN, ended])

@@ -1,4 +1,4 @@
-"""One decision at a time: what follows from a chain, what a turn may do, and what becomes of a step that was cut off.
+"""One decision at a time: what follows from a chain, and what a turn may do.
 
 What holds for whole loops is in ``test_loop_decisions.py``.
 """
@@ -11,6 +11,7 @@ from hypothesis import given
 
 from dwctl_trio.domain.items import CALL_TYPES, CallKind, ItemStatus
 from dwctl_trio.domain.limits import DEFAULT_LIMITS
+from dwctl_trio.domain.recovery import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.response import (
     Cancelled,
     Completed,
@@ -25,23 +26,21 @@ from dwctl_trio.domain.response import (
 from dwctl_trio.domain.steps import ModelCall, Step, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.tools import ChoiceMode, ToolChoice
 from dwctl_trio.domain.transitions import (
-    ABANDONED_CALL,
-    ABANDONED_TURN,
     Action,
     AppendSteps,
     Finish,
     TurnPlan,
     calls_left,
+    is_superseded,
     next_action,
     output_tokens_left,
     plan_turn,
-    recover_step,
 )
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.testing.domain_strategies import runs
+from dwctl_trio.testing.domain_strategies import RETRIED_TURN, runs
 from dwctl_trio.testing.example_runs import opening
-from dwctl_trio.testing.played_runs import CATALOG, OFFERED_TOOLS, Run
+from dwctl_trio.testing.played_runs import OFFERED_TOOLS, Run
 from dwctl_trio.testing.toy_loop import MODEL_FAILURE, Play, Scene, play
 
 _REQUEST = opening().request
@@ -187,12 +186,25 @@ def test_a_mixed_turn_is_handed_over_even_if_no_more_calls_are_allowed() -> None
     assert action == Finish(Completed())
 
 
-def test_an_abandoned_turn_is_asked_for_again_and_does_not_count_as_one() -> None:
-    abandoned = attrs.evolve(_turn(), state=StepState.FAILED, error=ABANDONED_TURN, result=None)
+@pytest.mark.parametrize("error", [ABANDONED_TURN, RETRIED_TURN])
+@pytest.mark.parametrize("kinds", [(), (CallKind.SERVER,)])
+def test_a_superseded_turn_is_asked_for_again_and_does_not_count_as_one(
+    error: ResponseError, kinds: tuple[CallKind, ...]
+) -> None:
+    chain = [attrs.evolve(_turn(*kinds), state=StepState.FAILED, error=error)]
 
-    action = next_action([abandoned], request=_REQUEST, limits=attrs.evolve(DEFAULT_LIMITS, turns=1), tree=[abandoned])
+    action = next_action(chain, request=_REQUEST, limits=attrs.evolve(DEFAULT_LIMITS, turns=1), tree=chain)
 
+    assert is_superseded(*chain)
     assert action == AppendSteps((ModelCall(),))
+
+
+def test_nothing_but_a_model_call_that_came_to_nothing_is_superseded() -> None:
+    failed = attrs.evolve(_turn(), state=StepState.FAILED, error=MODEL_FAILURE)
+    abandoned = _tool(0, sequence=2, state=StepState.FAILED)
+
+    assert abandoned.error == ABANDONED_CALL
+    assert [is_superseded(step) for step in (failed, _turn(), abandoned)] == [False] * 3
 
 
 @pytest.mark.slow
@@ -286,33 +298,3 @@ def test_a_tool_that_is_not_offered_cannot_be_demanded() -> None:
 
 def test_only_the_clients_tools_are_offered_when_no_more_calls_are_allowed() -> None:
     assert [tool.name for tool in _plan(ToolChoice(), *_CALLED, max_tool_calls=1).tools] == ["get_weather", "run_code"]
-
-
-# -- what was cut off
-
-
-@pytest.mark.parametrize("state", [StepState.PENDING, StepState.PROCESSING])
-def test_an_interrupted_turn_fails_and_is_asked_for_again(state: StepState) -> None:
-    step = attrs.evolve(_turn(), state=state, result=None)
-
-    assert recover_step(step, CATALOG) == attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_TURN)
-
-
-@pytest.mark.parametrize("name", ["lookup", "researcher"])
-def test_a_call_that_may_be_made_again_stays_open(name: str) -> None:
-    assert recover_step(_tool(0, sequence=2, state=StepState.PROCESSING, name=name), CATALOG) is None
-
-
-@pytest.mark.parametrize("name", ["search", "gone_from_the_configuration"])
-def test_any_other_interrupted_call_fails_and_the_model_is_told(name: str) -> None:
-    step = _tool(0, sequence=2, state=StepState.PROCESSING, name=name)
-
-    assert recover_step(step, CATALOG) == attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_CALL)
-
-
-def test_the_model_and_the_client_are_told_what_an_abandoned_call_means() -> None:
-    assert ABANDONED_CALL.type is ABANDONED_TURN.type is ErrorType.STEP_ABANDONED
-    assert ABANDONED_CALL.message == (
-        "The call was abandoned: the server stopped while the tool ran. It may or may not have had an effect."
-    )
-    assert ABANDONED_TURN.message == "The server stopped while the model answered; it was asked again."

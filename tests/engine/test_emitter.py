@@ -1,5 +1,7 @@
 """The allocator of sequence numbers and the log of what it told."""
 
+import math
+from typing import NamedTuple
 from uuid import uuid4
 
 import trio
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from dwctl_trio.domain.events import ContentDelta, ContentKind
 from dwctl_trio.engine.emitter import Emitter
+from dwctl_trio.ports import EventSegment
 
 batches = st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1), max_size=5)
 
@@ -36,13 +39,13 @@ async def test_the_log_is_what_was_sent_and_noted_in_order_and_numbers_have_no_g
         await emitter.emit(_deltas(texts))
     for texts in noted:
         emitter.note(_deltas(texts))
-    log, last_number = emitter.log_with(emitter.prepare(_deltas(last)))
+    (segment,) = emitter.unstored(emitter.prepare(_deltas(last)))
+    log = segment.frames
 
-    assert log is not None
     assert log.startswith(b"".join(collector.frames))
     assert len(collector.frames) == len(sent)
     count = sum(map(len, [*sent, *noted, last]))
-    assert last_number == count - 1
+    assert (segment.first_sequence, segment.last_sequence) == (0, count - 1)
     numbers = [int(line[4:]) for line in log.split(b"\n") if line.startswith(b"id: ")]
     assert numbers == list(range(count))
 
@@ -81,12 +84,12 @@ async def test_tasks_that_emit_side_by_side_and_may_be_cancelled_lose_nothing_an
         for texts, cancelled_after in tasks:
             nursery.start_soon(emit, texts, cancelled_after)
     last = emitter.prepare(_deltas(["the end"]))
-    log, last_number = emitter.log_with(last)
+    (segment,) = emitter.unstored(last)
     await emitter.send(last)
 
-    assert log == b"".join(collector.frames)
-    numbers = [int(line[4:]) for line in log.split(b"\n") if line.startswith(b"id: ")]
-    assert numbers == list(range(last_number + 1))
+    assert segment.frames == b"".join(collector.frames)
+    numbers = [int(line[4:]) for line in segment.frames.split(b"\n") if line.startswith(b"id: ")]
+    assert numbers == list(range(segment.last_sequence + 1))
 
 
 async def _cancel_after(scope: trio.CancelScope, rounds: int) -> None:
@@ -111,10 +114,7 @@ async def test_a_stream_longer_than_its_log_may_be_keeps_none_and_is_sent_all_th
 
     for _ in range(10):
         await emitter.emit(_deltas(["some text"]))
-    log, last_number = emitter.log_with(emitter.prepare(_deltas(["the end"])))
-
-    assert log is None
-    assert last_number == 10
+    assert emitter.unstored(emitter.prepare(_deltas(["the end"]))) == ()
     assert len(collector.frames) == 10
 
 
@@ -122,11 +122,11 @@ async def test_a_last_event_that_does_not_fit_leaves_no_log() -> None:
     emitter = Emitter(_Collector(), log_bytes_max=400)
 
     await emitter.emit(_deltas(["fits"]))
-    kept, _ = emitter.log_with(emitter.prepare(_deltas(["x"])))
-    too_long, _ = emitter.log_with(emitter.prepare(_deltas(["x" * 400])))
+    kept = emitter.unstored(emitter.prepare(_deltas(["x"])))
+    too_long = emitter.unstored(emitter.prepare(_deltas(["x" * 400])))
 
-    assert kept is None or len(kept) <= 400
-    assert too_long is None
+    assert all(len(segment.frames) <= 400 for segment in kept)
+    assert too_long == ()
 
 
 async def test_without_a_log_nothing_is_kept() -> None:
@@ -134,4 +134,34 @@ async def test_without_a_log_nothing_is_kept() -> None:
 
     await emitter.emit(_deltas(["told"]))
 
-    assert emitter.log_with(emitter.prepare(_deltas(["the end"]))) == (None, 1)
+    assert emitter.unstored(emitter.prepare(_deltas(["the end"]))) == ()
+
+
+class _Note(NamedTuple):
+    """Events that come up, and what becomes of what was taken before."""
+
+    texts: list[str]
+    confirms: bool
+
+
+@given(st.integers(0, 5), st.lists(st.builds(_Note, st.lists(st.text("ab", min_size=1)), st.booleans())))
+async def test_segments_follow_one_another_and_one_that_is_not_confirmed_is_taken_again(first, notes) -> None:
+    emitter = Emitter(_Collector(), log_bytes_max=math.inf, first_number=first)
+    stored: list[EventSegment] = []
+
+    for note in notes:
+        emitter.note(_deltas(note.texts))
+        taken = emitter.take_segment()
+        assert taken == emitter.take_segment()
+        assert emitter.unstored_bytes == sum(len(segment.frames) for segment in emitter.unstored())
+        if note.confirms and taken is not None:
+            emitter.confirm_segment()
+            stored.append(taken)
+    stored += emitter.unstored(emitter.prepare(_deltas(["the end"])))
+
+    assert [segment.first_sequence for segment in stored] == [
+        first,
+        *(segment.last_sequence + 1 for segment in stored[:-1]),
+    ]
+    numbers = [int(line[4:]) for one in stored for line in one.frames.split(b"\n") if line.startswith(b"id: ")]
+    assert numbers == list(range(first, first + sum(len(note.texts) for note in notes) + 1))

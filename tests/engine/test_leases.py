@@ -15,7 +15,7 @@ from dwctl_trio.domain.errors import DwctlError, LeaseLost, ServerStopping, Stor
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.limits import DEFAULT_LIMITS
 from dwctl_trio.engine.leases import LiveResponses, run_lease_renewal, run_rescuer
-from dwctl_trio.ports import LeaseStore, NewResponse
+from dwctl_trio.ports import LeaseStore, NewResponse, RenewedLeases
 from dwctl_trio.testing.faulty_store import Fault, FaultyStore, StoreCall
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_store import MemoryStore
@@ -224,7 +224,7 @@ class SlowRenewal:
     begun: trio.Event = attrs.Factory(trio.Event)
     may_end: trio.Event = attrs.Factory(trio.Event)
 
-    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> RenewedLeases:
         self.asked.append(frozenset(response_ids))
         renewed = await self.store.renew_leases(response_ids)
         self.begun.set()
@@ -388,3 +388,68 @@ async def test_a_planned_hang_ends_by_cancellation_only_and_is_before_or_after_t
             await process.faulty.open_response(new)
         assert scope.cancelled_caught
     assert set(process.database.rows) == {done.response_id}
+
+
+async def test_a_response_that_comes_back_to_the_same_process_ends_its_earlier_attempt() -> None:
+    live, response_id = LiveResponses(), uuid4()
+
+    with live.attempt(response_id) as earlier:
+        with live.attempt(response_id) as later:
+            with pytest.raises(LeaseLost), earlier.work():
+                await trio.sleep_forever()
+            assert later.stopped_by is None
+            assert len(live) == 2
+        with trio.move_on_after(0) as waiting:
+            await live.wait_idle()
+        assert waiting.cancelled_caught
+    await live.wait_idle()
+
+
+# -- rows that are locked at the moment
+
+
+@attrs.define(eq=False)
+class LockedRows:
+    """A store in which somebody has some rows locked, as far as renewals go."""
+
+    store: MemoryStore
+    locked: frozenset[UUID]
+    asked: list[tuple[float, frozenset[UUID]]] = attrs.Factory(list)
+
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> RenewedLeases:
+        self.asked.append((trio.current_time(), frozenset(response_ids)))
+        leases = await self.store.renew_leases(response_ids - self.locked)
+        return attrs.evolve(leases, skipped=self.locked & response_ids)
+
+
+async def test_only_what_was_locked_is_tried_again_and_all_are_renewed_at_their_time(process, autojump_clock):
+    free, locked = await process.open_new(), await process.open_new()
+    store = LockedRows(process.store, frozenset({locked.response_id}))
+    both, begun_at, stopped_by = {free.response_id, locked.response_id}, trio.current_time(), []
+    async with trio.open_nursery() as working:
+        for new in (free, locked):
+            working.start_soon(_note, stopped_by, process.work_on(new, 2.5 * LIMITS.lease_renewal_s))
+        await trio.testing.wait_all_tasks_blocked()
+        async with process.renewing(store):
+            await trio.sleep(1.5 * LIMITS.lease_renewal_s)
+            store.locked = frozenset()
+            await trio.sleep(1.2 * LIMITS.lease_renewal_s)
+    times = [at - begun_at for at, ids in store.asked if ids == both]
+    assert times == pytest.approx([0.0, LIMITS.lease_renewal_s, 2 * LIMITS.lease_renewal_s])
+    again = [at - begun_at for at, ids in store.asked if ids == {locked.response_id}]
+    assert len(again) == pytest.approx(1.5 * LIMITS.lease_renewal_s / LIMITS.lease_retry_s, abs=3)
+    assert again[-1] == pytest.approx(1.5 * LIMITS.lease_renewal_s, abs=2 * LIMITS.lease_retry_s)
+    assert stopped_by == [None, None]
+
+
+async def test_what_is_lost_while_it_is_tried_again_is_stopped(process, other, autojump_clock):
+    new = await process.open_new()
+    store = LockedRows(process.store, frozenset({new.response_id}))
+    stopped_by = []
+    async with trio.open_nursery() as working, process.renewing(store):
+        working.start_soon(_note, stopped_by, process.work_on(new, FOREVER_S))
+        await trio.sleep(LIMITS.lease_s + 1)
+        assert await other.store.rescue_expired() == [new.response_id]
+        store.locked = frozenset()
+        await trio.sleep(2 * LIMITS.lease_retry_s)
+        assert isinstance(stopped_by[0], LeaseLost)

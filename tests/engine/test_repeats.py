@@ -61,11 +61,23 @@ class NoUpstream:
     def open_turn(self, call: object) -> object:
         raise AssertionError(call)
 
+    open_chat = open_turn
+
 
 def make_services(store: MemoryStore) -> Services:
     """What a repeat waits with: neither a model nor a tool is ever called."""
     tools = HttpToolRunner(LIMITS)
-    return Services(store=store, upstream=NoUpstream(), tools=tools, catalog={}, limits=LIMITS, live=LiveResponses())
+    return Services(
+        store=store,
+        queue=store,
+        events=store,
+        upstream=NoUpstream(),
+        chat=NoUpstream(),
+        tools=tools,
+        catalog={},
+        limits=LIMITS,
+        live=LiveResponses(),
+    )
 
 
 @pytest.fixture

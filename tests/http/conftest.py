@@ -104,13 +104,16 @@ class RawClient:
 
 
 @asynccontextmanager
-async def open_raw(service: Service) -> AsyncIterator[RawClient]:
-    """A connection to the server for the block."""
+async def open_raw(service: Service, *, receive_bytes: int | None = None) -> AsyncIterator[RawClient]:
+    """A connection to the server for the block; of what it does not read the kernel keeps about *receive_bytes*."""
     parts = urlsplit(service.url)
     assert parts.hostname is not None
     assert parts.port is not None
-    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
-        assert isinstance(stream, trio.SocketStream)
+    connection = trio.socket.socket()
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    await connection.connect((parts.hostname, parts.port))
+    async with trio.SocketStream(connection) as stream:
         yield RawClient(stream)
 
 

@@ -149,10 +149,21 @@ async def open_responses(service: Service, headers: Mapping[str, str]) -> AsyncI
     }
     deleted = await client.delete(f"/v1/responses/{made['deleted']}", headers=headers)
     assert deleted.status_code == 200
+    queued = {"background": True}
+    flex = {"service_tier": "flex", "store": False}
+    made["not stored, of the queue"] = (await create("echo-2", **flex)).json()["id"]
+    made["completed, of the queue"] = await _read_to_end(client, headers, ask("echo-2", stream=True, **queued))
+    running: dict[str, dict[str, object]] = {
+        "running": {},
+        "not stored and running": {"store": False},
+        "running, of the queue": queued,
+        "not stored and running, of the queue": flex,
+        "cancelled": {},
+    }
     async with AsyncExitStack() as stack:
-        for state, store in (("running", True), ("not stored and running", False), ("cancelled", True)):
+        for state, fields in running.items():
             stream = await stack.enter_async_context(open_raw(service))
-            made[state] = await _begin(stream, headers, ask("echo-4-pause-2", key=state[-9:], stream=True, store=store))
+            made[state] = await _begin(stream, headers, ask("echo-4-pause-2", key=state[-9:], stream=True, **fields))
             if state == "cancelled":
                 await stream.hang_up()
                 row = await wait_terminal(service, state)
@@ -167,6 +178,13 @@ async def _begin(client: RawClient, headers: Mapping[str, str], body: Mapping[st
     found = _ID_IN_STREAM.search(await client.read_until(DELTA))
     assert found is not None
     return found[1].decode()
+
+
+async def _read_to_end(client: httpx.AsyncClient, headers: Mapping[str, str], body: Mapping[str, object]) -> str:
+    """Stream a response to its end; its id."""
+    answer = await client.post("/v1/responses", json=body, headers=headers)
+    assert answer.content.endswith(b"data: [DONE]\n\n"), answer.text
+    return str(answer.headers["x-response-id"])
 
 
 async def read_rows(service: Service) -> list[str]:

@@ -75,8 +75,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools[0].require_approval": ([{**OURS, "require_approval": "always"}],),
     "tools[0].defer_loading": ([{**FUNCTION, "defer_loading": True}],),
     "tool_choice": ("required", {"type": "function", "name": "f"}),
-    "background": (True,),
-    "service_tier": ("flex",),
     "previous_response_id": ("resp_00000000-0000-0000-0000-000000000000", 1),
     "conversation": ("conv_1", {"id": "conv_1"}),
     "prompt": ({"id": "pmpt_1"},),
@@ -228,7 +226,7 @@ async def test_a_refused_stream_is_an_http_error_too(service: Service) -> None:
 
 async def test_a_refused_request_leaves_no_row_and_calls_no_upstream(service: Service) -> None:
     await _refused(service, {"temperature": 9})
-    await _refused(service, {"background": True})
+    await _refused(service, {"background": True, "store": False})
 
     assert await service.pool.fetchval("select count(*) from requests") == 0
     assert service.simulator.statistics().total == 0

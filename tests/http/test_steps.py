@@ -189,7 +189,7 @@ async def test_what_a_dead_process_had_stored_is_the_output_of_its_response(worl
     )
     await dead.open_response(new)
     ended = (EndedStep(step=asked, metering=metering),)
-    await dead.advance_response(Progress(new=new, epoch=1, ended=ended, opened=(called,)))
+    await dead.advance_response(Progress(row=new.row, epoch=1, ended=ended, opened=(called,)))
     await pool.execute("update requests set lease_expires_at = now() - interval '1 s' where id = $1", new.response_id)
     await dead.rescue_expired()
 

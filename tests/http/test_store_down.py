@@ -3,14 +3,8 @@
 import gc
 import os
 import signal
-import socket
-import struct
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trio
@@ -28,110 +22,16 @@ from tests.http.conftest import (
     read_valid_stream,
     wait_terminal,
 )
+from tests.http.database_gate import QUICK, Gate, open_gated
 
 from dwctl_trio.app import run_api
 from dwctl_trio.domain.errors import StoreUnavailable
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.postgres.embedded import EmbeddedPostgresOptions, open_embedded_postgres
 from dwctl_trio.testing.service import Service, make_config, open_service
 from dwctl_trio.testing.simulator_script import expected_text
 
-QUICK = {
-    "store_wait_s": 0.5, "store_call_s": 0.5, "ready_check_s": 0.5, "terminal_write_s": 0.5, "terminal_retry_s": 0.02,
-    "lease_s": 2.0, "lease_renewal_s": 0.2, "lease_give_up_s": 1.5, "rescue_interval_s": 0.2,
-}  # fmt: skip
 UNKNOWN_ID = "resp_00000000-0000-0000-0000-000000000000"
-
-
-class Gate:
-    """A way to PostgreSQL that can be cut, frozen, or made to swallow an answer."""
-
-    def __init__(self, socket_path: str) -> None:
-        self._socket_path = socket_path
-        self._streams: set[trio.SocketStream] = set()
-        self._is_cut = False
-        self._thawed = trio.Event()
-        self._thawed.set()
-        self._swallows_after: bytes | None = None
-        self._swallowing: trio.SocketStream | None = None
-        self.port = 0
-
-    async def cut(self) -> None:
-        """Reset every connection, and each new one."""
-        self._is_cut = True
-        await self._reset_all()
-
-    def restore(self) -> None:
-        """Let everything pass again."""
-        self._is_cut = False
-        self._thawed.set()
-
-    def freeze(self) -> None:
-        """Hold everything back, as a network that loses every packet does."""
-        self._thawed = trio.Event()
-
-    def lose_answer_to(self, words: bytes) -> None:
-        """Reset the connection instead of giving back the answer to the next statement that holds *words*."""
-        self._swallows_after = words
-
-    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.port = listeners[0].socket.getsockname()[1]
-        await trio.serve_listeners(self._handle, listeners, task_status=task_status)
-
-    async def _handle(self, client: trio.SocketStream) -> None:
-        if self._is_cut:
-            await _reset(client)
-            return
-        self._streams.add(client)
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with client, await trio.open_unix_socket(self._socket_path) as server, trio.open_nursery() as nursery:
-                nursery.start_soon(self._ask, client, server, nursery.cancel_scope)
-                nursery.start_soon(self._answer, client, server, nursery.cancel_scope)
-        self._streams.discard(client)
-
-    async def _ask(self, client: trio.SocketStream, server: trio.SocketStream, scope: trio.CancelScope) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in client:
-                await self._thawed.wait()
-                if self._swallows_after is not None and self._swallows_after in data:
-                    self._swallows_after = None
-                    self._swallowing = client
-                await server.send_all(data)
-        scope.cancel()
-
-    async def _answer(self, client: trio.SocketStream, server: trio.SocketStream, scope: trio.CancelScope) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in server:
-                await self._thawed.wait()
-                if self._swallowing is client:  # PostgreSQL is done, and only we know
-                    await _reset(client)
-                await client.send_all(data)
-        scope.cancel()
-
-    async def _reset_all(self) -> None:
-        for stream in list(self._streams):
-            await _reset(stream)
-
-
-async def _reset(stream: trio.SocketStream) -> None:
-    with suppress(trio.ClosedResourceError):
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    await stream.aclose()
-
-
-@asynccontextmanager
-async def _open(
-    dsn: str, limits: Mapping[str, Any] | None = None, **overrides: Any
-) -> AsyncIterator[tuple[Service, Gate]]:
-    """The service, whose database is behind a gate."""
-    parts = urlsplit(dsn)
-    gate = Gate(f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(gate.serve)
-        behind = f"postgresql://postgres@127.0.0.1:{gate.port}{parts.path}?sslmode=disable"
-        async with open_service(behind, {"limits": {**QUICK, **(limits or {})}, **overrides}) as service:
-            yield service, gate
-        nursery.cancel_scope.cancel()
 
 
 async def _wait_ready(service: Service, status: int) -> None:
@@ -145,7 +45,7 @@ async def _wait_ready(service: Service, status: int) -> None:
 async def test_without_the_database_requests_are_503_and_the_server_recovers_by_itself(
     postgres_dsn: str, way: str
 ) -> None:
-    async with _open(postgres_dsn) as (service, gate):
+    async with open_gated(postgres_dsn) as (service, gate):
         await assert_serves(service)
         await (gate.cut() if way == "cut" else _freeze(gate))
 
@@ -184,7 +84,7 @@ async def _freeze(gate: Gate) -> None:
 @pytest.mark.parametrize("way", ["cut", "frozen"])
 async def test_a_stream_whose_end_cannot_be_stored_fails_and_carries_its_output(postgres_dsn: str, way: str) -> None:
     asked = ask("echo-6-pause-3", key="unstored", stream=True)
-    async with _open(postgres_dsn) as (service, gate), open_raw(service) as client:
+    async with open_gated(postgres_dsn) as (service, gate), open_raw(service) as client:
         await client.send(as_request(asked, "Connection: close"))
         await client.read_until(DELTA, 3)
         await (gate.cut() if way == "cut" else _freeze(gate))
@@ -204,7 +104,7 @@ async def test_a_stream_whose_end_cannot_be_stored_fails_and_carries_its_output(
 
 @pytest.mark.slow
 async def test_a_blocking_response_whose_end_cannot_be_stored_fails_and_carries_its_output(postgres_dsn: str) -> None:
-    async with _open(postgres_dsn) as (service, gate), trio.open_nursery() as nursery:
+    async with open_gated(postgres_dsn) as (service, gate), trio.open_nursery() as nursery:
 
         async def cut_then_resume() -> None:
             await service.simulator.wait_until(lambda counts: counts.paused == 1)
@@ -229,7 +129,7 @@ async def test_a_blocking_response_whose_end_cannot_be_stored_fails_and_carries_
 async def test_a_short_absence_of_the_database_is_not_noticed_by_a_stream(postgres_dsn: str, way: str) -> None:
     asked = ask("echo-6-pause-3", key="blink", stream=True)
     patient = {"terminal_write_s": 10.0, "lease_s": 30.0, "lease_give_up_s": 20.0}
-    async with _open(postgres_dsn, patient) as (service, gate), open_raw(service) as client:
+    async with open_gated(postgres_dsn, patient) as (service, gate), open_raw(service) as client:
         await client.send(as_request(asked, "Connection: close"))
         await client.read_until(DELTA, 3)
         await (gate.cut() if way == "cut" else _freeze(gate))
@@ -250,7 +150,7 @@ async def test_a_short_absence_of_the_database_is_not_noticed_by_a_stream(postgr
 @pytest.mark.parametrize("stream", [False, True], ids=["blocking", "stream"])
 async def test_a_terminal_write_whose_answer_is_lost_counts_once(postgres_dsn: str, stream: bool) -> None:
     patient = {"terminal_write_s": 10.0, "lease_renewal_s": 5.0, "lease_s": 30.0, "lease_give_up_s": 20.0}
-    async with _open(postgres_dsn, {**patient, "rescue_interval_s": 60.0}) as (service, gate):
+    async with open_gated(postgres_dsn, {**patient, "rescue_interval_s": 60.0}) as (service, gate):
         gate.lose_answer_to(b"word0 word1 ")  # only the terminal write holds the output
         with trio.fail_after(WAIT_S):
             answer = await service.client.post("/v1/responses", json=ask("echo-2", key="lost", stream=stream))
@@ -266,8 +166,28 @@ async def test_a_terminal_write_whose_answer_is_lost_counts_once(postgres_dsn: s
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}], ids=["no key", "key"])
+async def test_a_response_whose_enqueueing_was_not_heard_of_is_accepted_and_runs_once(
+    postgres_dsn: str, headers: dict[str, str]
+) -> None:
+    async with open_gated(postgres_dsn) as (service, gate):
+        gate.lose_answer_to(b"key:accepted")
+        body = ask("echo-2", key="accepted", background=True)
+        with trio.fail_after(WAIT_S):
+            answer = await service.client.post("/v1/responses", json=body, headers=headers)
+        assert gate._swallows_after is None, "an answer was lost"
+        row = await wait_terminal(service, "accepted")
+        rows = await service.pool.fetchval("select count(*) from requests")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+    assert "idempotent-replayed" not in answer.headers
+    assert answer.json()["id"] == response_id_text(row["id"])
+    assert (row["state"], rows) == ("completed", 1)
+
+
+@pytest.mark.slow
 async def test_without_the_database_a_key_is_neither_right_nor_wrong(postgres_dsn: str) -> None:
-    async with _open(postgres_dsn, auth={"mode": "keys"}) as (service, gate):
+    async with open_gated(postgres_dsn, auth={"mode": "keys"}) as (service, gate):
         await gate.cut()
 
         answer = await service.client.get("/v1/models", headers={"authorization": "Bearer sk-dwctl-x"})
@@ -278,7 +198,7 @@ async def test_without_the_database_a_key_is_neither_right_nor_wrong(postgres_ds
         assert (await service.client.get("/v1/models", headers={"authorization": "Bearer x"})).status_code == 401
 
 
-async def test_a_server_that_finds_no_database_ends_and_leaves_nothing_open() -> None:
+async def test_a_server_that_finds_no_database_ends_and_leaves_nothingopen_gated() -> None:
     nowhere = "postgresql://postgres@127.0.0.1:1/postgres?sslmode=disable"
     config = make_config(nowhere, "http://127.0.0.1:1/v1", {"limits": {"store_wait_s": 0.1}})
 

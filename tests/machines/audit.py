@@ -23,7 +23,7 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.steps import ModelCall, Step, StepState, ToolCall, ToolOutput
-from dwctl_trio.domain.transitions import Finish, next_action
+from dwctl_trio.domain.transitions import Finish, is_superseded, next_action
 from dwctl_trio.domain.turn import ModelTurn
 from dwctl_trio.protocol.json import encode
 from dwctl_trio.protocol.response_object import render_response
@@ -126,7 +126,7 @@ def _check_bounds(played: Played) -> None:
     assert request.max_tool_calls is None or len(calls) <= request.max_tool_calls
     by_id = {step.id: step for step in played.chain}
     for parent_id, chain in _loops(played).items():
-        asked = [step for step in chain if isinstance(step.descriptor, ModelCall) and not _is_abandoned(step)]
+        asked = [step for step in chain if isinstance(step.descriptor, ModelCall) and not is_superseded(step)]
         assert len(asked) <= limits.turns
         depth, above = 0, parent_id
         while above is not None:
@@ -149,7 +149,7 @@ def _check_prompts(played: Played) -> None:
                 if request.max_tool_calls is None:
                     asked[-1] |= {name: body.get(name) for name in ("tools", "parallel_tool_calls")}
                 assert body.get("max_tokens", 1) >= 1
-            if isinstance(step.result, ModelTurn):
+            if isinstance(step.result, ModelTurn) and not is_superseded(step):
                 expected += _messages_of(step.result, chain[place + 1 :])
         assert all(one == asked[0] for one in asked), "every turn is asked in the same way"
         if asked and parent_id is None:
@@ -224,21 +224,21 @@ def _check_told(played: Played) -> str:
     assembled = assemble(opening, played.chain, ending, ended_at=stored.completed_at or 0)
     assert msgspec.json.decode(encode(render_response(assembled))) == body, "the chain amounts to it"
     is_late = isinstance(ending, Failed) and ending.error.type is ErrorType.DEADLINE_EXCEEDED
-    assert not is_late or "response_s" in played.plan.bounds
-    if not is_late and not faults_of(played) & _HANGS:
+    assert not is_late or "background_deadline_s" in played.plan.bounds
+    is_given_up = isinstance(ending, Failed) and ending.error.type is ErrorType.STEP_ABANDONED
+    assert not is_given_up or {"queue_attempts", "queue_reclaims"} & set(played.plan.bounds)
+    if not is_late and not is_given_up and not faults_of(played) & _HANGS:
         top = [step for step in played.chain if step.parent_step_id is None]
         assert next_action(top, request=request, limits=played.plan.limits, tree=played.chain) == Finish(ending)
 
-    assert played.log is not None
-    stream = read_stream(played.log.frames, request)
+    stream = read_stream(played.log, request)
     violation = check_stream(stream.events)
     assert violation is None, violation
     events = [numbered.event for numbered in stream.events]
-    assert len(events) == played.log.last_sequence + 1
     assert fold(events) == stored
-    last = played.lives[-1]
-    if not last.faults:
-        assert bytes(last.told) == played.log.frames, "the client was told what is kept"
+    assert stream.events[-1].sequence_number == row.last_sequence
+    for life in played.lives:
+        assert played.log.startswith(life.log_after), "what was stored stays as it is"
     return stored.status.value
 
 

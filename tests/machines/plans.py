@@ -9,8 +9,8 @@ from dwctl_trio.testing.faulty_store import Fault
 
 AGENTS = ("boss", "aide")
 LIVES_MAX = 3
-_NUMBERS = st.sampled_from([2, 3, 1, 4, 5, 6, 2, 3, 4, 7, 8, 10, 12, 1, 0])
-"""Of the store's calls; seldom the first one, for without a row there is little to see."""
+_NUMBERS = st.sampled_from([3, 4, 5, 6, 7, 8, 5, 6, 7, 8, 9, 10, 12, 14, 4, 5, 2, 1, 0])
+"""Of the store's calls; seldom the first ones, for without a row there is little to see."""
 _SHORT_WAITS = {"terminal_write_s": 0.2, "store_wait_s": 0.05, "store_call_s": 0.05}
 """Where the store hangs."""
 _SHORT_AGENT_S = 0.15
@@ -66,6 +66,7 @@ def plans(draw: st.DrawFn, *, is_wild: bool = True) -> Plan:
         body=draw(_bodies()),
         bounds=draw(_bounds(hangs=hangs)),
         lives=tuple(draw(st.lists(_faults(hangs=hangs), min_size=1, max_size=LIVES_MAX))),
+        append_faults=tuple(draw(st.lists(st.none() | st.none() | _FAILURES | _DEATHS, max_size=LIVES_MAX))),
     )
 
 
@@ -89,7 +90,10 @@ def _bounds(draw: st.DrawFn, *, hangs: bool) -> dict[str, float]:
         "steps": [30, 30, 12, 5],
         "tool_calls": [None, None, 6, 0],
         "depth": [None, 2, 1, 0],
-        "response_s": [None, None, None, 100.0],
+        "background_deadline_s": [None, None, None, None, None, 100.0],
+        "queue_attempts": [6, 6, 6, 6, 3, 1],
+        "queue_reclaims": [None, None, None, None, 1],
+        "segment_interval_s": [0.01, 0.01, 10.0],
         "agent_concurrency": [None, 1],
         "tool_concurrency": [None, 1],
     }

@@ -1,14 +1,15 @@
 """One response after the other through the real loop, in as many processes as it takes.
 
-    process 1 ── opens the row, works, dies at a store call ─┐
-    process 2 ── takes the row over once its lease is out ───┴─ … ── the last one lives
+    process 1 ── enqueues the row, claims it, works, dies at a store call ─┐
+    process 2 ── rescues and claims it once its lease is out ──────────────┴─ … ── the last one lives
 
 The upstream and the tools are real servers; what is watched of the loop are its own ports.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,19 +17,27 @@ import attrs
 import trio
 from tests.conformance.conftest import Lab, MemoryLab, PostgresLab
 
+from dwctl_trio.domain.claiming import ClaimDemand
 from dwctl_trio.domain.errors import StoreError
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.models import ModelRoute
-from dwctl_trio.domain.response import Response
 from dwctl_trio.domain.steps import Chain, StepState
 from dwctl_trio.domain.tools import AgentTool, HttpTool, OfferedTool, ToolCatalog, offer
+from dwctl_trio.engine.enqueue import enqueue
 from dwctl_trio.engine.leases import LiveResponses
-from dwctl_trio.engine.resume import resume_response
-from dwctl_trio.engine.scope import open_scope, run_scope
-from dwctl_trio.engine.state import Scope, Services
-from dwctl_trio.ports import NewResponse, ResumedResponse, StoredResponse, ToolInvocation, TurnStream, UpstreamCall
+from dwctl_trio.engine.queued import run_claimed
+from dwctl_trio.engine.state import Services
+from dwctl_trio.ports import (
+    Claimed,
+    ClaimedResponse,
+    NewResponse,
+    StoredResponse,
+    ToolInvocation,
+    TurnStream,
+    UpstreamCall,
+)
 from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.protocol.trace_context import TraceContext
 from dwctl_trio.testing.faulty_store import Fault, FaultyStore, StoreCall
@@ -40,7 +49,16 @@ from dwctl_trio.tools.http_tools import HttpToolRunner
 from dwctl_trio.upstream.client import Upstreams, open_upstreams
 
 OWNER = "somebody"
-LIMITS = Limits(lease_s=60.0, lease_give_up_s=40.0, terminal_write_s=5.0, terminal_retry_s=0.01, tool_output_bytes=4096)
+LIMITS = Limits(
+    lease_s=60.0,
+    lease_give_up_s=40.0,
+    terminal_write_s=5.0,
+    terminal_retry_s=0.01,
+    tool_output_bytes=4096,
+    segment_interval_s=0.01,
+    queue_attempts=1000,
+    queue_reclaims=1000,
+)
 SLOW_TOOL_S = 0.05
 """The time that the tool ``slow`` has; the others have more than any test takes."""
 CLIENT_TOOL = "mine"
@@ -63,10 +81,12 @@ REPLIES = {
 }
 """What tools answer; only ``slow`` ones may answer slowly, or a test would wait for them."""
 
+APPEND = "append_events"
 _RUN_S_MAX = 60.0
 _LIVES_MAX = 40
 _UPSTREAM = "simulator"
 _EMPTY = "delete from requests; delete from usage_records; delete from daemons"
+_ANY = ClaimDemand(rows=1, models={}, other_models=1, owner_rows=1)
 _PARAMETERS = b'{"type":"object"}'
 
 
@@ -97,7 +117,9 @@ class Plan:
     bounds: Mapping[str, float] = attrs.field(factory=dict)
     """The limits that differ from ``LIMITS``."""
     lives: tuple[Mapping[int, Fault], ...] = ()
-    """For each process but the last what goes wrong with its store calls, by number."""
+    """For each process but the last what goes wrong with its store calls, by number; those for events do not count."""
+    append_faults: tuple[Fault | None, ...] = ()
+    """For each process what goes wrong with its first write of events."""
 
     @property
     def limits(self) -> Limits:
@@ -150,9 +172,8 @@ class Life:
     steps_after: dict[UUID, MemoryStep] = attrs.field(factory=dict)
     fired: list[UUID] = attrs.field(factory=list)
     """The steps whose model or HTTP tool was called."""
-    told: bytearray = attrs.field(factory=bytearray)
-    response: Response | None = None
-    """As it was told; None if it never had it."""
+    log_after: bytes = b""
+    """The events that were stored when it ended."""
     calls: list[StoreCall] = attrs.field(factory=list)
     faults: list[Fault] = attrs.field(factory=list)
     """Those that happened."""
@@ -171,7 +192,8 @@ class Played:
     """In order of sequence."""
     chain: Chain
     """The same, as the store gives it."""
-    log: EventLog | None
+    log: bytes
+    """All stored events."""
     metered: frozenset[UUID]
     """The steps with a usage record."""
     shown: StoredResponse | None
@@ -227,7 +249,7 @@ class LoopWorld:
             response_id=uuid4(),
             owner=OWNER,
             key_prefix=None,
-            request=parse_request({"model": plan.model, "input": "hello", "stream": True, **plan.body}),
+            request=parse_request({"model": plan.model, "input": "hello", "background": True, **plan.body}),
             route=ModelRoute(model=plan.model, upstream=_UPSTREAM, upstream_model=plan.model),
             first_step_id=uuid4(),
             tools=plan.offered(self.tool_server),
@@ -239,9 +261,11 @@ class LoopWorld:
         life = Life(steps_before=_steps(await lab.snapshot(), new))
         process = lab.open_process(plan.limits)
         await process.register_process()
+        numbers, append_faults = count(), iter(plan.append_faults[number : number + 1])
 
         def decide(call: StoreCall) -> Fault | None:
-            fault = planned.get(call.number)
+            is_timed = call.method == APPEND  # how many of these there are is a matter of time
+            fault = next(append_faults, None) if is_timed else planned.get(next(numbers))
             if fault is not None:
                 life.faults.append(fault)
             return fault
@@ -249,19 +273,30 @@ class LoopWorld:
         store = FaultyStore(process, decide)
         services = Services(
             store=store,
+            queue=store,
+            events=store,
             upstream=_WatchedUpstream(self._upstreams, life),
+            chat=self._upstreams,
             tools=_WatchedTools(self._runner, life),
             catalog=plan.catalog(self.tool_server),
             limits=plan.limits,
             live=LiveResponses(),
         )
-        if number == 0:
-            life.response = await _begin(services, new, _Told(life))
-        else:
-            await lab.advance_clock(plan.limits.lease_s + 1)
-            life.response = await _resume(services, store, new.response_id, _Told(life))
+        if number > 0:
+            await lab.advance_clock(plan.limits.lease_s + plan.limits.queue_retry_cap_s)
+        claimed: Sequence[Claimed] = ()
+        with suppress(StoreError):  # it died, or the call hung until its time was over
+            with trio.move_on_after(plan.limits.store_call_s):
+                if number == 0:
+                    await enqueue(services, new)
+                await store.rescue_expired()
+                claimed = await store.claim_responses(_ANY)
+            for one in claimed:
+                assert isinstance(one, ClaimedResponse)
+                await run_claimed(services, one)
         life.calls = store.calls
-        life.steps_after = _steps(await lab.snapshot(), new)
+        after = await lab.snapshot()
+        life.steps_after, life.log_after = _steps(after, new), _frames(after, new)
         return life
 
     async def _collect(self, plan: Plan, lab: Lab, new: NewResponse, lives: list[Life]) -> Played:
@@ -278,7 +313,7 @@ class LoopWorld:
             row=snapshot.rows.get(new.response_id),
             steps=tuple(sorted(snapshot.steps_of(new.response_id), key=lambda step: step.sequence)),
             chain=await reader.read_chain(new.response_id, OWNER),
-            log=snapshot.events.get(new.response_id),
+            log=_frames(snapshot, new),
             metered=frozenset(snapshot.usage),
             shown=await reader.read_response(new.response_id, OWNER),
             bodies=bodies,
@@ -304,36 +339,9 @@ def _goes_on(life: Life, snapshot: Any, new: NewResponse) -> bool:
     return row is not None and row.state not in TERMINAL_STATES
 
 
-async def _begin(services: Services, new: NewResponse, sink: "_Told") -> Response:
-    scope = Scope(new, sink, services.limits)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(open_scope, services, scope, name="open_scope")
-        return await run_scope(services, scope)
-    raise AssertionError("nothing cancels it")
-
-
-async def _resume(services: Services, store: FaultyStore, response_id: UUID, sink: "_Told") -> Response | None:
-    resumed: ResumedResponse | None = None
-    try:
-        with trio.move_on_after(services.limits.store_call_s) as patience:
-            resumed = await store.take_over(response_id)
-    except StoreError:
-        return None
-    if patience.cancelled_caught:
-        return None
-    assert resumed is not None, "the lease is out, and nobody else wants it"
-    return await resume_response(services, resumed, sink)
-
-
-@attrs.frozen
-class _Told:
-    """A consumer that keeps what it is told."""
-
-    _life: Life
-
-    async def send(self, frames: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        self._life.told += frames
+def _frames(snapshot: Any, new: NewResponse) -> bytes:
+    log: EventLog | None = snapshot.events.get(new.response_id)
+    return b"".join(segment.frames for segment in log.segments) if log is not None else b""
 
 
 @attrs.frozen

@@ -22,7 +22,8 @@ NEWEST = len(load_migrations())
 COMMAND = r"Run: dwctl-trio migrate$"
 TABLES = "select array_agg(tablename::text order by tablename) from pg_tables where schemaname = 'public'"
 OURS = [
-    "api_keys", "daemons", "requests", "response_events", "response_steps", "schema_migrations", "usage_records",
+    "api_keys", "daemons", "requests", "response_events", "response_steps", "retention_marks", "schema_migrations",
+    "usage_records",
 ]  # fmt: skip
 SET_VERSION = "update schema_migrations set version = $1 where version = (select max(version) from schema_migrations)"
 
@@ -60,15 +61,24 @@ async def test_rows_of_the_first_release_are_there_after_all_later_migrations(co
     with monkeypatch.context() as patched:
         patched.setattr(migrate_module, "load_migrations", lambda: first)
         assert await migrate(connection) == 1
+    columns = "id, owner, surface, model, upstream, upstream_model, service_tier, state, daemon_id, lease_expires_at"
+    of_all = "gen_random_uuid(), 'blue', 'responses', 'm', 'u', 'm', 'flex'"
     await connection.execute(
-        "insert into requests (id, owner, surface, model, upstream, upstream_model, service_tier, state)"
-        " values (gen_random_uuid(), 'blue', 'responses', 'm', 'u', 'm', 'auto', 'pending')"
+        f"insert into requests ({columns}, started_at, finished_at, response_status)"
+        f" values ({of_all}, 'processing', gen_random_uuid(), now(), now(), null, null),"
+        f" ({of_all}, 'completed', null, null, now(), now(), 200), ({of_all}, 'canceled', null, null, null, now(), 499)"
     )
-    before = await connection.fetchrow("select id, owner, state, created_at from requests")
+    log = "insert into response_events select id, $1, $2, 'x' from requests where state = 'completed'"
+    for first_sequence, last_sequence in ((0, 3), (4, 7)):
+        await connection.execute(log, first_sequence, last_sequence)
+    look = "select id, owner, state, created_at from requests order by id"
+    before = await connection.fetch(look)
 
     assert await migrate(connection) == NEWEST - 1
 
-    assert await connection.fetchrow("select id, owner, state, created_at from requests") == before
+    assert await connection.fetch(look) == before
+    logged = "select state, last_sequence from requests where last_sequence is not null"
+    assert [tuple(row) for row in await connection.fetch(logged)] == [("completed", 7)]
     await check_schema_version(connection)
 
 

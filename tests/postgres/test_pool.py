@@ -287,3 +287,24 @@ async def test_closing_the_pool_is_bounded_even_if_the_server_hangs(guest_loop, 
             started = trio.current_time()
         assert trio.current_time() - started < 0.5
         front.frozen.set()
+
+
+async def test_a_dedicated_connection_takes_no_slot_and_is_closed_after_use(guest_loop, postgres_dsn):
+    one_slot = open_pool(guest_loop, postgres_dsn, connections_max=1, wait_s=CALL_S, call_s=CALL_S)
+    async with one_slot as pool, pool.connection() as shared, pool.open_dedicated() as dedicated:
+        before = pool.statistics()
+        assert await dedicated.fetchval("SELECT 1") == await shared.fetchval("SELECT 1") == 1
+        assert pool.statistics() == before
+        assert (before.size, before.in_use) == (1, 1)
+    assert dedicated.is_closed()
+
+
+async def test_opening_a_dedicated_connection_is_bounded(guest_loop, postgres_dsn):
+    async with open_front(postgres_dsn) as front:
+        dsn = front.dsn("postgres")
+        async with open_pool(guest_loop, dsn, connections_max=1, wait_s=0.05, call_s=CALL_S) as pool:
+            front.frozen = trio.Event()
+            with pytest.raises(StoreUnavailable):
+                async with pool.open_dedicated():
+                    pass
+            front.frozen.set()

@@ -17,6 +17,9 @@ from dwctl_trio.postgres.trio_asyncpg import Connection, connect
 
 SOURCE = Path(dwctl_trio.__file__).parent
 FILES = sorted((SOURCE / "postgres" / "sql" / "queries").glob("*.sql"))
+BY_ID = [file for file in FILES if "response_id" in load_query(file.stem).parameters]
+FINDS_BY_KEY = re.compile(r"using requests_pkey on requests|Insert on requests|Update on requests|Delete on requests")
+PARTS = sorted((SOURCE / "postgres" / "sql" / "parts").glob("*.sql"))
 MODULES = sorted(SOURCE.rglob("*.py"))
 HEADER = "-- example\n-- Says what it is for.\n"
 SQL = re.compile(
@@ -73,6 +76,28 @@ async def test_postgresql_takes_the_statement_and_knows_the_type_of_each_paramet
     types = await migrated.fetchval("select parameter_types::text[] from pg_prepared_statements where name = 'checked'")
     assert len(types) == len(query.parameters)
     assert "unknown" not in types
+
+
+@pytest.mark.parametrize("file", BY_ID, ids=lambda file: file.stem)
+async def test_a_row_that_is_named_is_found_by_its_key_alone(migrated, file):
+    """Also by a plan for every argument that is made before there is a single row, when all indexes cost the same."""
+    query = load_query(file.stem)
+    await migrated.execute("set plan_cache_mode = force_generic_plan")
+    await migrated.execute(f"prepare planned as {query.text}")
+    nothing = ", ".join(["null"] * len(query.parameters))
+    plan = [row[0] for row in await migrated.fetch(f"explain execute planned({nothing})")]
+    assert [line for line in plan if re.search(r" on requests\b", line) and not FINDS_BY_KEY.search(line)] == []
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.stem)
+def test_every_part_is_shared_by_several_statements_and_says_what_it_is_for(part):
+    lines = part.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == f"-- {part.stem}"
+    assert lines[1].startswith("-- ") and lines[1][-1] == "."
+    including = [file for file in FILES if re.search(rf"^-- include {part.stem},?$", file.read_text(), re.MULTILINE)]
+    assert len(including) >= 2
+    for file in including:
+        assert "include" not in load_query(file.stem).text
 
 
 @every_file

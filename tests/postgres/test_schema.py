@@ -25,6 +25,7 @@ ERROR = """'{"type": "loop_error", "code": "server_error", "message": "It failed
 VALUES = {
     "daemon_id": "gen_random_uuid()",
     "lease_expires_at": "dwctl_now()",
+    "deadline": "dwctl_now()",
     "started_at": "dwctl_now()",
     "finished_at": "dwctl_now()",
     "response_status": "200",
@@ -44,8 +45,14 @@ CHANGES = {
     "reclaims": "reclaims + 1",
     "request": "'[]'",
     "response": "'[]'",
+    "tools": "'[]'",
+    "last_sequence": "last_sequence + 1",
+    "cancel_requested_at": "dwctl_now()",
+    "deadline": "dwctl_now()",
 }
 """Another value, as SQL, for columns of a terminal row."""
+KEPT = {"request": "'{}'", "tools": "'{}'", "response": "'{}'", "last_sequence": "7"}
+"""What retention may take away of a terminal row."""
 STEP_REQUIRED: Mapping[StepState, frozenset[str]] = {
     StepState.PENDING: frozenset(),
     StepState.PROCESSING: frozenset({"started_at"}),
@@ -53,6 +60,11 @@ STEP_REQUIRED: Mapping[StepState, frozenset[str]] = {
     StepState.FAILED: frozenset({"finished_at", "error"}),
     StepState.CANCELED: frozenset({"finished_at"}),
 }
+
+STAY = {"started_at", "deadline"}
+"""Columns that no move takes away."""
+QUEUED = {"deadline": VALUES["deadline"]}
+"""What a row that waits cannot be without."""
 
 CONSTRAINT = "select pg_get_constraintdef(oid) from pg_constraint where conname = $1"
 every_row_state = pytest.mark.parametrize("state", RowState)
@@ -84,7 +96,7 @@ async def insert_row(schema: Connection, state: str, columns: Mapping[str, str])
 
 
 async def insert_step(schema: Connection, state: str, columns: Mapping[str, str]) -> Any:
-    row_id = await insert_row(schema, "pending", {})
+    row_id = await insert_row(schema, "pending", QUEUED)
     filled = {
         "id": f"'{uuid4()}'", "response_id": f"'{row_id}'", "sequence": "1", "kind": "'model_call'",
         "state": f"'{state}'",
@@ -184,7 +196,7 @@ async def test_a_state_that_the_domain_does_not_know_is_refused(schema, state):
 
 def cleared(state: RowState) -> str:
     """All that a move to *state* sets: what it needs to a value, the rest to null."""
-    columns = {column: "null" for column in VALUES if column != "started_at"} | needed(state)
+    columns = {column: "null" for column in VALUES if column not in STAY} | needed(state)
     return ", ".join(f"{column} = {value}" for column, value in columns.items())
 
 
@@ -210,16 +222,16 @@ async def test_nothing_leaves_a_terminal_state(schema, state, target):
 @pytest.mark.parametrize(("column", "value"), CHANGES.items())
 @pytest.mark.parametrize("state", sorted(TERMINAL_STATES))
 async def test_no_column_of_a_terminal_row_can_be_changed(schema, state, column, value):
-    row_id = await insert_row(schema, state, needed(state) | {"request": "'{}'", "response": "'{}'"})
+    row_id = await insert_row(schema, state, needed(state) | KEPT)
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
         await schema.execute(f"update requests set {column} = {value} where id = $1", row_id)
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL_STATES))
 async def test_retention_may_empty_the_bodies_of_a_terminal_row(schema, state):
-    row_id = await insert_row(schema, state, needed(state) | {"request": "'{}'", "response": "'{}'"})
-    await schema.execute("update requests set request = null, response = null where id = $1", row_id)
-    assert await schema.fetchval("select request is null and response is null from requests where id = $1", row_id)
+    row_id = await insert_row(schema, state, needed(state) | KEPT)
+    emptied = ", ".join(f"{column} = null" for column in KEPT)
+    assert await schema.execute(f"update requests set {emptied} where id = $1", row_id) == "UPDATE 1"
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL_STATES))
@@ -249,7 +261,7 @@ async def test_a_response_status_is_an_http_status(schema, status):
         await insert_row(schema, RowState.COMPLETED, needed(RowState.COMPLETED) | {"response_status": str(status)})
 
 
-@pytest.mark.parametrize("column", ["request", "response"])
+@pytest.mark.parametrize("column", ["request", "tools", "response"])
 @pytest.mark.parametrize("state", sorted(TERMINAL_STATES))
 async def test_an_ended_row_that_is_not_stored_holds_no_body(schema, state, column):
     with pytest.raises(asyncpg.CheckViolationError, match="requests_not_stored"):
@@ -262,22 +274,22 @@ async def test_an_ended_row_that_is_not_stored_holds_no_body(schema, state, colu
 )
 async def test_a_column_takes_only_what_it_is_for(schema, column, value):
     with pytest.raises(asyncpg.CheckViolationError, match=column):
-        await insert_row(schema, RowState.PENDING, {column: value})
+        await insert_row(schema, RowState.PENDING, QUEUED | {column: value})
 
 
 async def test_an_idempotency_key_is_its_owners_alone(schema):
-    key = {"idempotency_key": "'k'", "idempotency_digest": DIGEST}
+    key = QUEUED | {"idempotency_key": "'k'", "idempotency_digest": DIGEST}
     await insert_row(schema, RowState.PENDING, key)
     await insert_row(schema, RowState.PENDING, key | {"owner": "'red'"})
-    await insert_row(schema, RowState.PENDING, {})
-    await insert_row(schema, RowState.PENDING, {})
+    await insert_row(schema, RowState.PENDING, QUEUED)
+    await insert_row(schema, RowState.PENDING, QUEUED)
     with pytest.raises(asyncpg.UniqueViolationError):
         await insert_row(schema, RowState.PENDING, key)
 
 
 @pytest.mark.parametrize(("status", "is_free"), [(200, False), (399, False), (400, True), (499, True), (503, True)])
 async def test_an_idempotency_key_is_free_again_when_its_row_ended_with_an_http_error(schema, status, is_free):
-    key = {"idempotency_key": "'k'", "idempotency_digest": DIGEST}
+    key = QUEUED | {"idempotency_key": "'k'", "idempotency_digest": DIGEST}
     await insert_row(schema, RowState.CANCELED, needed(RowState.CANCELED) | key | {"response_status": str(status)})
     if is_free:
         await insert_row(schema, RowState.PENDING, key)
@@ -295,7 +307,7 @@ async def test_an_idempotency_key_is_free_again_when_its_row_ended_with_an_http_
 )
 async def test_an_idempotency_key_comes_with_the_digest_of_a_body(schema, columns):
     with pytest.raises(asyncpg.CheckViolationError, match="idempotency"):
-        await insert_row(schema, RowState.PENDING, columns)
+        await insert_row(schema, RowState.PENDING, QUEUED | columns)
 
 
 # -- steps
@@ -347,6 +359,29 @@ async def test_a_terminal_step_never_changes_but_that_its_bodies_may_be_emptied(
         await schema.execute(f"update response_steps set {column} = {value} where id = $1", step_id)
     await schema.execute("rollback to before")
     assert await schema.execute("update response_steps set result = null where id = $1", step_id) == "UPDATE 1"
+
+
+async def test_only_the_words_of_a_terminal_steps_error_may_be_taken_away(schema):
+    step_id = await insert_step(schema, StepState.FAILED, step_needed(StepState.FAILED))
+    await schema.execute("savepoint before")
+    for changed in ("'{}'", """error || '{"message": "x"}'""", """error || '{"message": "", "code": "x"}'""", "null"):
+        with pytest.raises((asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.CheckViolationError)):
+            await schema.execute(f"update response_steps set error = {changed} where id = $1", step_id)
+        await schema.execute("rollback to before")
+    emptied = """update response_steps set error = error || '{"message": ""}' where id = $1"""
+    assert await schema.execute(emptied, step_id) == "UPDATE 1"
+
+
+async def test_only_a_row_that_waits_is_put_off(schema):
+    for state in RowState:
+        columns = needed(state) | {"not_before": "dwctl_now()"}
+        if state is RowState.PENDING:
+            assert await insert_row(schema, state, columns) is not None
+            continue
+        await schema.execute("savepoint before")
+        with pytest.raises(asyncpg.CheckViolationError, match="requests_waiting"):
+            await insert_row(schema, state, columns)
+        await schema.execute("rollback to before")
 
 
 @pytest.mark.parametrize(

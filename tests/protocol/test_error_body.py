@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dwctl_trio.domain import errors
 from dwctl_trio.domain.errors import (
+    AttemptsExhausted,
     AuthenticationFailed,
     Conflict,
     DeadlineExceeded,
@@ -23,6 +24,7 @@ from dwctl_trio.domain.errors import (
     LimitExceeded,
     NotFound,
     Overloaded,
+    ResponseCancelled,
     ServerStopping,
     StoreError,
     StoreUnavailable,
@@ -92,6 +94,8 @@ def test_the_four_keys_are_always_there(message: str, kind: str, param: str | No
         (LeaseLost("no"), 500, "server_error", "server_error"),
         (ServerStopping("no"), 503, "server_error", "server_error"),
         (DeadlineExceeded("no"), 504, "server_error", "server_error"),
+        (AttemptsExhausted("no"), 500, "server_error", "server_error"),
+        (ResponseCancelled("no"), 500, "server_error", "server_error"),
         (ToolFailed(ErrorType.TOOL_TIMEOUT, "no"), 500, "server_error", "server_error"),
         (DwctlError("no"), 500, "server_error", "server_error"),
         (RuntimeError(CANARY), 500, "server_error", "server_error"),

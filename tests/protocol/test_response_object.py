@@ -23,7 +23,7 @@ from dwctl_trio.domain.items import (
     RefusalPart,
     TextPart,
 )
-from dwctl_trio.domain.request import InputMessage, InputPart, PartKind, ResponseRequest, Role
+from dwctl_trio.domain.request import InputMessage, InputPart, PartKind, ResponseRequest, Role, ServiceTier
 from dwctl_trio.domain.response import (
     TERMINAL_STATUSES,
     ErrorCode,
@@ -144,7 +144,8 @@ def test_every_field_that_the_specification_requires_is_there(response: Response
     assert rendered.keys() >= OPEN_RESPONSES_REQUIRED
     assert {name for name, value in rendered.items() if value is None} <= MAY_BE_NULL
     assert rendered["object"] == "response"
-    assert rendered["service_tier"] == "default"
+    is_flex = response.request.service_tier is ServiceTier.FLEX
+    assert rendered["service_tier"] == ("flex" if is_flex else "default")
     for item in rendered["output"]:
         assert item.keys() >= REQUIRED_OF_ITEM[item["type"]]
 

@@ -33,6 +33,7 @@ from dwctl_trio.protocol.chat_completions import Quirks
 ENVIRONMENT_PREFIX = "DWCTL_"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
+_FLEX_ON_DISCONNECT = ("continue", "cancel")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
@@ -93,6 +94,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "models",
             "tools",
             "owners",
+            "flex_on_disconnect",
             "tracing",
             "limits",
             "log_level",
@@ -114,6 +116,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         tools=tools,
         limits=limits,
         owners=_parse_owners(top.section("owners")),
+        flex_on_disconnect=top.choice("flex_on_disconnect", "continue", _FLEX_ON_DISCONNECT),
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
@@ -177,13 +180,14 @@ def _parse_models(top: Section) -> tuple[ModelRoute, ...]:
 
 
 def _parse_model(section: Section) -> ModelRoute:
-    section.refuse_unknown(("name", "upstream", "upstream_model", "price", "tools"))
+    section.refuse_unknown(("name", "upstream", "upstream_model", "price", "tools", "queue_concurrency"))
     name = _parse_model_name(section, "name")
     return ModelRoute(
         model=name,
         upstream=section.text("upstream"),
         upstream_model=_parse_model_name(section, "upstream_model", name),
         price=_parse_price(section.section("price")) if section.get("price") is not None else None,
+        queue_concurrency=section.integer("queue_concurrency", 0, minimum=0, maximum=1_000_000) or None,
     )
 
 

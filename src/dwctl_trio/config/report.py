@@ -22,6 +22,7 @@ def render_config(config: Config) -> str:
         "models": [_render_route(route, config.model_tools.get(route.model, ())) for route in config.models],
         "tools": [_render_tool(tool) for tool in config.tools.values()],
         "owners": {name: attrs.asdict(rates) for name, rates in config.owners},
+        "flex_on_disconnect": config.flex_on_disconnect,
         "tracing": {"endpoint": config.tracing_endpoint},
         "log_level": config.log_level,
         "limits": attrs.asdict(config.limits),
@@ -58,6 +59,8 @@ def _render_route(route: ModelRoute, tools: tuple[str, ...]) -> dict[str, object
             "output_per_million": str(route.price.output_per_million),
             "currency": route.price.currency,
         }
+    if route.queue_concurrency is not None:
+        rendered["queue_concurrency"] = route.queue_concurrency
     if tools:
         rendered["tools"] = list(tools)
     return rendered

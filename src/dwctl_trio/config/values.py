@@ -75,6 +75,8 @@ class Config:
     """Rates by owner; ``*`` holds for owners without an entry of their own."""
     limits: Limits = DEFAULT_LIMITS
     """Every bound of the system, by name."""
+    flex_on_disconnect: str = "continue"
+    """What becomes of a flex response whose client hangs up: ``continue`` or ``cancel``."""
     tracing_endpoint: str | None = None
     """The base URL of a collector that takes OTLP over HTTP; ``/v1/traces`` is added. None: no spans."""
     log_level: str = "info"

@@ -16,6 +16,7 @@ from dwctl_trio.domain.events import (
     ContentPartAdded,
     ContentPartDone,
     Event,
+    ItemEvent,
     McpCallCompleted,
     McpCallFailed,
     McpCallInProgress,
@@ -51,6 +52,7 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.steps import Chain, Step, StepState, ToolCall, ToolOutput
+from dwctl_trio.domain.transitions import is_superseded
 from dwctl_trio.domain.turn import ModelTurn
 from dwctl_trio.domain.turn_output import make_part
 from dwctl_trio.domain.usage import total_usage
@@ -89,6 +91,11 @@ def chain_output(chain: Chain) -> tuple[OutputItem, ...]:
     return tuple(item for item, _ in chain_items(chain))
 
 
+def history_output(chain: Chain) -> tuple[OutputItem, ...]:
+    """Of ``chain_output`` what the model is shown when it is asked again: nothing of a superseded turn."""
+    return chain_output([step for step in chain if not is_superseded(step)])
+
+
 def chain_items(chain: Chain) -> Iterator[tuple[OutputItem, Step | None]]:
     """The items of ``chain_output``, each call of a server tool with the step that it is, if it has one."""
     for place, step in enumerate(chain):
@@ -100,19 +107,23 @@ def chain_items(chain: Chain) -> Iterator[tuple[OutputItem, Step | None]]:
 
 
 def running_calls(chain: Chain) -> dict[str, tuple[int, McpCall]]:
-    """The calls of the last turn whose tools have not ended, with their places in the output, by call id."""
+    """The calls of the last turn whose tools have not ended, with their places in the output, by call id.
+
+    All steps that follow from a turn are stored together: a call that then has none is never made.
+    """
     place = next((at for at in reversed(range(len(chain))) if isinstance(chain[at].result, ModelTurn)), None)
-    if place is None:
+    if place is None or is_superseded(chain[place]):
         return {}
     turn = chain[place].result
     assert isinstance(turn, ModelTurn), "that is how it was found"
     first = len(chain_output(chain[:place]))
-    outcomes = _outcomes(chain[place + 1 :])
+    following = chain[place + 1 :]
+    outcomes = _outcomes(following)
     return {
         item.call_id: (index, item)
         for index, item in enumerate(turn.items, start=first)
         if isinstance(item, McpCall) and item.status is ItemStatus.IN_PROGRESS
-        and (item.call_id not in outcomes or outcomes[item.call_id].is_open)
+        and (outcomes[item.call_id].is_open if item.call_id in outcomes else not following)
     }  # fmt: skip
 
 
@@ -164,28 +175,35 @@ def fold(events: Iterable[Event]) -> Response:
                 response = event.response
             case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
                 response = event.response
-            case OutputItemAdded(index, item):
-                output[index] = item
-            case OutputItemDone(index, item):
-                output[index] = _with_outcome_of(output[index], item)
-            case ContentPartAdded(index, _, _, part):
-                output[index] = _with_part(output[index], part)
-            case ContentDelta(kind, index, _, _, delta):
-                output[index] = _with_part(output[index], make_part(kind, _last_text(output[index]) + delta), replace=1)
-            case ArgumentsDelta(_, index, _, delta):
-                call = output[index]
-                assert isinstance(call, ToolCallItem)
-                output[index] = attrs.evolve(call, arguments=call.arguments + delta)
-            case ContentDone() | ContentPartDone() | ArgumentsDone():
-                pass  # they repeat what the deltas said; the grammar checks that they do
-            case McpCallInProgress() | McpCallCompleted() | McpCallFailed():
-                pass  # the item's own end says it, too
             case SubAgentEvent():
                 pass  # the response is whole without it
-            case _ as never:
-                assert_never(never)
+            case _:
+                output[event.output_index] = fold_item(output.get(event.output_index), event)
     assert response is not None, "a stream has a first event"
     return attrs.evolve(response, output=tuple(output[index] for index in sorted(output)))
+
+
+def fold_item(item: OutputItem | None, event: ItemEvent) -> OutputItem:
+    """*item* with what *event*, its next, adds to it; None before its first."""
+    if isinstance(event, OutputItemAdded):
+        return event.item
+    assert item is not None, "an item is added first"
+    match event:
+        case OutputItemDone(item=done):
+            return _with_outcome_of(item, done)
+        case ContentPartAdded(part=part):
+            return _with_part(item, part)
+        case ContentDelta(kind=kind, delta=delta):
+            return _with_part(item, make_part(kind, _last_text(item) + delta), replace=1)
+        case ArgumentsDelta(delta=delta):
+            assert isinstance(item, ToolCallItem)
+            return attrs.evolve(item, arguments=item.arguments + delta)
+        case ContentDone() | ContentPartDone() | ArgumentsDone():
+            return item  # they repeat what the deltas said; the grammar checks that they do
+        case McpCallInProgress() | McpCallCompleted() | McpCallFailed():
+            return item  # the item's own end says it, too
+        case _ as never:
+            assert_never(never)
 
 
 def _with_outcome_of(folded: OutputItem, done: OutputItem) -> OutputItem:

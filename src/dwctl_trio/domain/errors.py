@@ -8,9 +8,11 @@ DwctlError
 │   ├── IdempotencyKeyHeld  … because another request with this key came first
 │   └── IdempotencyConflict … and that one's response cannot be given
 ├── ServerStopping          the process is asked to end
+├── ResponseCancelled       somebody with the right to it wants the response to end
 ├── LimitExceeded           a bound of domain/limits.py, with a time to try again
 ├── Overloaded              a bound of the whole process, with a time to try again
 ├── DeadlineExceeded        the response took longer than a response may
+├── AttemptsExhausted       a queued response was tried as often as it may be
 ├── ToolFailed              a tool of the server's gave no output; the model is told
 ├── UpstreamError           the model's server failed
 │   ├── UpstreamTimeout     … to answer in time
@@ -88,6 +90,10 @@ class ServerStopping(DwctlError):
     """The process was asked to end, and its grace is over."""
 
 
+class ResponseCancelled(DwctlError):
+    """The response is to end with what it has: cancelled or deleted by its owner."""
+
+
 class LimitExceeded(DwctlError):
     """A bound of ``domain/limits.py`` was met.
 
@@ -115,7 +121,11 @@ class Overloaded(DwctlError):
 
 
 class DeadlineExceeded(DwctlError):
-    """The work on a response took longer than ``limits.response_s``."""
+    """A warm response took longer than ``limits.response_s``, or a queued one was not done by its deadline."""
+
+
+class AttemptsExhausted(DwctlError):
+    """A queued response was tried as often as it may be, or too many processes died over it."""
 
 
 class ToolFailed(DwctlError):

@@ -7,6 +7,7 @@ Rule 2: no text of a provider, no address and no key passes through.
 import attrs
 
 from dwctl_trio.domain.errors import (
+    AttemptsExhausted,
     DeadlineExceeded,
     DwctlError,
     LeaseLost,
@@ -23,6 +24,9 @@ from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
 _REQUEST_REFUSED = frozenset({400, 413, 422})
 _NOT_FOUND = 404
 _TIMEOUTS = frozenset({408, 504})
+_CLIENT_ERRORS = range(400, 500)
+_PASSING = frozenset({408, 409, 425})
+"""Statuses below 500 that another time may not give."""
 _TOO_MANY_REQUESTS = 429
 _RETRY_AFTER_S = 1.0
 
@@ -36,6 +40,10 @@ class Failure:
     """What the blocking path answers while there is no output to hand over."""
     retry_after_s: float | None = None
     """When trying again makes sense, in seconds; None where nobody can know."""
+    is_final: bool = False
+    """Whether the client's own repeating makes no sense: the server has tried as often as it may."""
+    is_retryable: bool = False
+    """Whether the same may succeed at another time without anybody changing it."""
 
 
 def describe_failure(error: Exception) -> Failure:
@@ -54,15 +62,18 @@ def describe_failure(error: Exception) -> Failure:
                 ),
                 http_status=500 if isinstance(error, LeaseLost) else 503,
                 retry_after_s=None if isinstance(error, LeaseLost) else _RETRY_AFTER_S,
+                is_retryable=True,
             )
         case Overloaded():
             overloaded = _server_error(ErrorType.RATE_LIMITED, str(error))
-            return attrs.evolve(overloaded, http_status=503, retry_after_s=error.retry_after_s)
+            return attrs.evolve(overloaded, http_status=503, retry_after_s=error.retry_after_s, is_retryable=True)
         case ServerStopping():
             stopping = _server_error(ErrorType.SERVER_STOPPING, "The server is shutting down. Please try again.")
-            return attrs.evolve(stopping, http_status=503, retry_after_s=_RETRY_AFTER_S)
+            return attrs.evolve(stopping, http_status=503, retry_after_s=_RETRY_AFTER_S, is_retryable=True)
         case DeadlineExceeded():
             return attrs.evolve(_server_error(ErrorType.DEADLINE_EXCEEDED, str(error)), http_status=504)
+        case AttemptsExhausted():
+            return _server_error(ErrorType.STEP_ABANDONED, str(error))
         case DwctlError():
             return _server_error(ErrorType.LOOP_ERROR, str(error))
         case _:
@@ -83,12 +94,15 @@ def _describe_upstream(error: UpstreamError) -> Failure:
         return Failure(error=unknown, http_status=404)
     http_status = 504 if isinstance(error, UpstreamTimeout) or status in _TIMEOUTS else 502
     failed = ResponseError(type=ErrorType.UPSTREAM_ERROR, code=ErrorCode.SERVER_ERROR, message=str(error))
-    return Failure(error=failed, http_status=http_status, retry_after_s=error.retry_after_s)
+    is_refusal = isinstance(error, UpstreamRejected) and status in _CLIENT_ERRORS and status not in _PASSING
+    return Failure(
+        error=failed, http_status=http_status, retry_after_s=error.retry_after_s, is_retryable=not is_refusal
+    )
 
 
 def _rate_limited(message: str, retry_after_s: float | None) -> Failure:
     error = ResponseError(type=ErrorType.RATE_LIMITED, code=ErrorCode.RATE_LIMIT_EXCEEDED, message=message)
-    return Failure(error=error, http_status=_TOO_MANY_REQUESTS, retry_after_s=retry_after_s)
+    return Failure(error=error, http_status=_TOO_MANY_REQUESTS, retry_after_s=retry_after_s, is_retryable=True)
 
 
 def _server_error(kind: ErrorType, message: str) -> Failure:

@@ -1,7 +1,8 @@
 """Idempotency keys: what a request gets that repeats the key of an earlier one.
 
 Rule 1: a row holds its key while it is live, and after it has ended with a response. A row that ended with an HTTP
-error gave its client nothing to repeat, and lets the key go, as does one that is deleted.
+error gave its client nothing to repeat, and lets the key go, as does one that is deleted. A background response was
+given before it ended, so that its row keeps the key.
 Rule 2: what a repeat gets is what the first request was told, byte for byte, or an error that says why not.
 """
 
@@ -36,7 +37,7 @@ class KeyHolder:
     response_id: UUID
     state: RowState
     is_stored: bool
-    """Whether it keeps what was said."""
+    """Whether what was said can be read from it, still."""
     body_digest: bytes
     """Of the request that came first."""
     told: bytes | None
@@ -52,11 +53,11 @@ class Replay:
     """As in ``KeyHolder``."""
 
 
-def answer_repeat(key: IdempotencyKey, holder: KeyHolder) -> Replay | None:
-    """What a request with *key* gets while *holder* holds it; None if it must wait for the holder's end.
+def check_same_body(key: IdempotencyKey, holder: KeyHolder) -> None:
+    """Refuse a request with *key* that is not the one of *holder*.
 
     Raises:
-        IdempotencyConflict: It cannot have the response of the first.
+        IdempotencyConflict: It has another body.
     """
     if holder.body_digest != key.body_digest:
         raise IdempotencyConflict(
@@ -64,6 +65,15 @@ def answer_repeat(key: IdempotencyKey, holder: KeyHolder) -> Replay | None:
             "Send the very same body to repeat that request, or a new key with this one.",
             code="idempotency_key_reused",
         )
+
+
+def answer_repeat(key: IdempotencyKey, holder: KeyHolder) -> Replay | None:
+    """What a request with *key* gets while *holder* holds it; None if it must wait for the holder's end.
+
+    Raises:
+        IdempotencyConflict: It cannot have the response of the first.
+    """
+    check_same_body(key, holder)
     if holder.state not in TERMINAL_STATES:
         return None
     if holder.told is not None:
@@ -72,12 +82,12 @@ def answer_repeat(key: IdempotencyKey, holder: KeyHolder) -> Replay | None:
     if holder.is_stored:
         raise IdempotencyConflict(
             f"The request with this '{IDEMPOTENCY_KEY}' has ended. Its response is stored, but its stream was too "
-            f"long to keep: read the response with GET /v1/responses/{name}.",
+            f"long to keep, or is too old: read the response with GET /v1/responses/{name}.",
             code="idempotency_replay_unavailable",
         )
     raise IdempotencyConflict(
-        f"The request with this '{IDEMPOTENCY_KEY}' has ended as {name}, which was not stored ('store: false') and "
-        "cannot be given again. Send a new key for a new response.",
+        f"The request with this '{IDEMPOTENCY_KEY}' has ended as {name}, which was not stored ('store: false'), or is "
+        "too old, and cannot be given again. Send a new key for a new response.",
         code="idempotency_replay_unavailable",
     )
 

@@ -32,7 +32,7 @@ class Change(StrEnum):
     START = "start"
     """Its worker fires the first step of the attempt."""
     COMPLETE = "complete"
-    """Its worker has the final response, complete or incomplete."""
+    """Its worker has the final response, complete or incomplete; at once if only the ending was left to be written."""
     FAIL = "fail"
     """Its worker gives up."""
     RETRY = "retry"
@@ -53,6 +53,7 @@ ROW_MOVES: Mapping[RowState, Mapping[Change, RowState]] = {
     },
     RowState.CLAIMED: {
         Change.START: RowState.PROCESSING,
+        Change.COMPLETE: RowState.COMPLETED,
         Change.FAIL: RowState.FAILED,
         Change.RETRY: RowState.PENDING,
         Change.RESCUE: RowState.PENDING,
@@ -86,8 +87,8 @@ LEASED_STATES = frozenset({RowState.CLAIMED, RowState.PROCESSING})
 TERMINAL_STATES = frozenset(state for state, moves in ROW_MOVES.items() if not moves)
 
 REQUIRED_COLUMNS: Mapping[RowState, frozenset[str]] = {
-    RowState.PENDING: frozenset(),
-    RowState.CLAIMED: frozenset({"daemon_id", "lease_expires_at"}),
+    RowState.PENDING: frozenset({"deadline"}),
+    RowState.CLAIMED: frozenset({"daemon_id", "lease_expires_at", "deadline"}),
     RowState.PROCESSING: frozenset({"daemon_id", "lease_expires_at", "started_at"}),
     RowState.COMPLETED: frozenset({"started_at", "finished_at", "response_status"}),
     RowState.FAILED: frozenset({"finished_at", "response_status", "error"}),

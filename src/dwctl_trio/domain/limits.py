@@ -12,6 +12,8 @@ from typing import TypeVar
 import attrs
 
 _Number = TypeVar("_Number", int, float)
+_CENTURY_S = 36525 * 86400.0
+"""How "for ever" is said."""
 
 
 def _bounded(default: _Number, *, minimum: _Number, maximum: _Number) -> _Number:
@@ -60,6 +62,8 @@ class Limits:
     # -- one stream to one client
     event_channel_items: int = _bounded(256, minimum=1, maximum=65536)
     """Batches between loop and SSE writer, the original's number; full means the loop waits for its client."""
+    follow_channel_items: int = _bounded(4, minimum=1, maximum=1024)
+    """Segments between the store and a follower's SSE writer; each may hold ``segment_bytes``, so they are few."""
     event_log_bytes: int = _bounded(32 * 1024 * 1024, minimum=0, maximum=512 * 1024 * 1024)
     """Frames kept of one response; a longer stream is stored like any other, but cannot be streamed again."""
     head_hold_s: float = _bounded(2.0, minimum=0.0, maximum=60.0)
@@ -79,11 +83,57 @@ class Limits:
     idempotency_poll_s: float = _bounded(0.25, minimum=0.01, maximum=60.0)
     """Between two looks at the first one's row; each costs a read by key."""
 
+    # -- the queue
+    queue_workers: int = _bounded(64, minimum=0, maximum=100_000)
+    """Queued responses that one process works on at once; 0: none, others do. Each costs about what a stream costs."""
+    queue_model_concurrency: int = _bounded(10, minimum=1, maximum=1_000_000)
+    """Queued responses for one model under way at once in all processes together, the original's number."""
+    queue_owner_concurrency: int = _bounded(100, minimum=1, maximum=1_000_000)
+    """Queued responses of one owner under way at once in all processes together."""
+    queue_poll_s: float = _bounded(0.5, minimum=0.02, maximum=60.0)
+    """Between two looks for work that nobody has told of; the original's number."""
+    queue_overdue_s: float = _bounded(1.0, minimum=0.02, maximum=60.0)
+    """Between two looks for what is past its deadline; each is an index scan, and no worker is needed to end it."""
+    queue_claim_retry_cap_s: float = _bounded(2.0, minimum=0.02, maximum=60.0)
+    """The longest wait after a claim that failed: a database that is back must not wait for the daemon."""
+    queue_attempts: int = _bounded(5, minimum=1, maximum=1000)
+    """Attempts at one queued response; one that a stopping server broke off does not count."""
+    queue_reclaims: int = _bounded(3, minimum=0, maximum=1000)
+    """Processes that may die over one queued response before it fails: it may be what kills them."""
+    queue_retry_s: float = _bounded(1.0, minimum=0.01, maximum=3600.0)
+    """Before the second attempt; doubled for each further one, with jitter. The original's number."""
+    queue_retry_cap_s: float = _bounded(60.0, minimum=0.02, maximum=86400.0)
+    """The longest wait of our own between two attempts; an upstream's ``Retry-After`` may ask for more."""
+    queue_busy_s: float = _bounded(10.0, minimum=0.01, maximum=3600.0)
+    """Before a model's server that is over its rate limit, and does not say for how long, is asked again."""
+    flex_deadline_s: float = _bounded(3600.0, minimum=1.0, maximum=30 * 86400.0)
+    """From its creation a flex response has so long; past it, it fails. The original's number."""
+    background_deadline_s: float = _bounded(86400.0, minimum=1.0, maximum=30 * 86400.0)
+    """The same for background responses of other tiers; the original's default window."""
+    segment_interval_s: float = _bounded(0.1, minimum=0.01, maximum=10.0)
+    """Between two writes of a running queued response's events: at most 10 a second."""
+    segment_bytes: int = _bounded(256 * 1024, minimum=1024, maximum=64 * 1024 * 1024)
+    """Events that wait to be stored; the run waits when there are more, so that a slow database bounds it."""
+    queued_event_bytes: int = _bounded(256 * 1024 * 1024, minimum=2048, maximum=16 * 1024 * 1024 * 1024)
+    """All events of one queued response, some 200 bytes a token; one that would have more fails."""
+    lease_watch_s: float = _bounded(0.5, minimum=0.05, maximum=60.0)
+    """Between two looks whether what this process works on is still its own, and wanted."""
+    cancel_wait_s: float = _bounded(1.5, minimum=0.01, maximum=60.0)
+    """For a worker to end a response that is cancelled; then whoever cancels ends it, with what is stored."""
+    cancel_poll_s: float = _bounded(0.03, minimum=0.005, maximum=5.0)
+    """Between two looks whether it has."""
+    follow_poll_s: float = _bounded(0.5, minimum=0.02, maximum=60.0)
+    """Between two looks for events that nobody has told of."""
+    follow_segments: int = _bounded(16, minimum=1, maximum=1000)
+    """Segments that a follower reads at once."""
+    follow_patience_s: float = _bounded(60.0, minimum=0.1, maximum=3600.0)
+    """For the database to answer a follower again; then its stream is cut, and it can come back."""
+
     # -- one call of an upstream
     upstream_connect_s: float = _bounded(5.0, minimum=0.05, maximum=60.0)
     """To open a connection; a healthy host answers in milliseconds."""
     upstream_first_byte_s: float = _bounded(120.0, minimum=0.05, maximum=3600.0)
-    """From the request to the first chunk; the prefill of a long prompt may take a minute."""
+    """From the request to the first chunk of a stream; the prefill of a long prompt may take a minute."""
     upstream_chunk_s: float = _bounded(60.0, minimum=0.05, maximum=3600.0)
     """Between two chunks; not counted while we wait for our own client."""
     upstream_usage_s: float = _bounded(5.0, minimum=0.0, maximum=60.0)
@@ -113,7 +163,7 @@ class Limits:
     depth: int = _bounded(8, minimum=0, maximum=64)
     """How deep agents may call agents, the original's number; 0 allows none."""
     response_s: float = _bounded(3600.0, minimum=0.1, maximum=86400.0)
-    """For all the work on one response, from its creation; the original's flex deadline."""
+    """All the work on a warm response, from its creation; queued: ``flex_deadline_s``, ``background_deadline_s``."""
     tool_concurrency: int = _bounded(16, minimum=1, maximum=1000)
     """Tools of one response that run at once; agents count by their model calls."""
     agent_concurrency: int = _bounded(4, minimum=1, maximum=1000)
@@ -150,12 +200,46 @@ class Limits:
     """A row whose lease was not renewed for this long is anybody's to rescue."""
     lease_renewal_s: float = _bounded(10.0, minimum=0.2, maximum=200.0)
     """Between renewals; a third of the lease, so that two may fail."""
+    lease_retry_s: float = _bounded(0.05, minimum=0.005, maximum=0.1)
+    """Before rows that were locked are renewed again, until all are; a commit holds them for milliseconds."""
     lease_give_up_s: float = _bounded(20.0, minimum=0.5, maximum=400.0)
     """A process that could not renew for this long stops its attempts, before others may take them."""
     rescue_interval_s: float = _bounded(10.0, minimum=0.2, maximum=600.0)
     """Between sweeps for expired leases: lease plus one sweep is the promise of 60 s."""
     rescue_rows: int = _bounded(500, minimum=1, maximum=10_000)
     """Rows one sweep ends at the most, so that it stays a short transaction."""
+
+    # -- what is kept
+    unstored_event_s: float = _bounded(60.0, minimum=1.0, maximum=86400.0)
+    """Events of an ended ``store: false`` response; whoever waits for it has heard by then. A slower reader is cut."""
+    event_retention_s: float = _bounded(86400.0, minimum=30.0, maximum=_CENTURY_S)
+    """A finished response can be streamed again, and a stream repeated by its key: a day, as with Stripe."""
+    body_retention_s: float = _bounded(30 * 86400.0, minimum=60.0, maximum=_CENTURY_S)
+    """What was asked and answered, with its steps, from its end; OpenAI keeps responses for 30 days."""
+    row_retention_s: float = _bounded(90 * 86400.0, minimum=90.0, maximum=_CENTURY_S)
+    """Who asked which model when, and how it ended: a quarter, to look into a complaint. Then the key is free, too."""
+    usage_retention_s: float = _bounded(400 * 86400.0, minimum=60.0, maximum=_CENTURY_S)
+    """Usage records, by which people bill: a year, and a month to close its books."""
+    process_retention_s: float = _bounded(30 * 86400.0, minimum=3600.0, maximum=_CENTURY_S)
+    """A process that has given no sign of life for so long, and owns nothing, is forgotten."""
+    retention_interval_s: float = _bounded(60.0, minimum=0.1, maximum=86400.0)
+    """Between two sweeps for what is old enough; one that finds nothing is six statements of a millisecond."""
+    retention_rows: int = _bounded(100, minimum=1, maximum=10_000)
+    """Rows that one statement looks at: 50 ms with bodies of 20 kB. After one that took too long, half as many."""
+    retention_batches: int = _bounded(200, minimum=1, maximum=100_000)
+    """Such statements of each kind in one sweep: with the above, 300 responses a second are kept up with."""
+
+    # -- wake-ups between processes, which are hints: the poll finds what they miss
+    notify_interval_s: float = _bounded(0.01, minimum=0.001, maximum=10.0)
+    """Between two statements that wake other processes; what happens meanwhile goes with the next one."""
+    notify_topics: int = _bounded(200, minimum=1, maximum=200)
+    """Told by one statement; more become one that wakes everybody. 200 of 36 characters fit into 8,000 bytes."""
+    listen_retry_s: float = _bounded(0.1, minimum=0.01, maximum=60.0)
+    """Before the first new try after a failed NOTIFY, or a lost connection that listens; twice as long each time."""
+    listen_retry_cap_s: float = _bounded(5.0, minimum=0.01, maximum=600.0)
+    """The longest of these pauses: how late wake-ups are back after PostgreSQL is."""
+    listen_check_s: float = _bounded(30.0, minimum=0.05, maximum=3600.0)
+    """Between two questions to a connection that listens, without which one that the network lost would stay silent."""
 
     # -- the process
     shutdown_grace_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
@@ -201,5 +285,20 @@ LIMIT_RULES = (
     ),
     LimitRule(("request_body_bytes",), "request_bodies_bytes", "a body that is allowed must find room"),
     LimitRule(("terminal_retry_s",), "terminal_write_s", "a terminal write that failed must be tried again"),
+    LimitRule(
+        ("follow_poll_s", "store_call_s"),
+        "unstored_event_s",
+        "whoever waits for a response must hear of its end, and read its events, before they go",
+    ),
+    LimitRule(("segment_bytes",), "queued_event_bytes", "what waits to be stored is a part of what is stored"),
+    LimitRule(("queue_retry_s",), "queue_retry_cap_s", "the longest wait between attempts is not the first"),
+    LimitRule(("cancel_poll_s",), "cancel_wait_s", "whoever waits for a cancelled response must look at it"),
+    LimitRule(
+        ("unstored_event_s",), "event_retention_s", "what is not to be stored must not be kept longer than what is"
+    ),
+    LimitRule(
+        ("event_retention_s",), "body_retention_s", "events hold what the body holds, so they must not outlive it"
+    ),
+    LimitRule(("body_retention_s",), "row_retention_s", "a row must not go before what it holds"),
 )
 """All that the bounds promise one another; a configuration that breaks one is refused."""

@@ -30,3 +30,5 @@ class ModelRoute:
     """What the upstream calls the model."""
     price: Price | None = None
     """None when the operator gave none: the cost is then unknown, not zero."""
+    queue_concurrency: int | None = None
+    """Queued responses for it under way at once, in all processes together; 0 or none: ``queue_model_concurrency``."""

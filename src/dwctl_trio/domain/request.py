@@ -168,3 +168,8 @@ class ResponseRequest:
     """A hint; echoed."""
     prompt_cache_key: str | None = None
     """A hint; echoed."""
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether a daemon works on it, not the process that was asked."""
+        return self.background or self.service_tier is ServiceTier.FLEX

@@ -48,6 +48,7 @@ class ErrorType(StrEnum):
     MAX_ITERATIONS_EXCEEDED = "max_iterations_exceeded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     STEP_ABANDONED = "step_abandoned"
+    STEP_RETRIED = "step_retried"
     SERVER_STOPPING = "server_stopping"
     CANCELLED = "cancelled"
     # Of a tool call: the model reads of it, the response goes on.

@@ -1,9 +1,13 @@
-"""The events of what is already there: a chain told again to somebody who has heard nothing of it.
+"""The events of what is already there: what a stream has still to say to be where a chain is.
 
-Rule: the grammar holds, and it folds to the chain's output; only where one delta ended and the next began is lost.
+Rule 1: what was told is not told again; what is missing follows it, item by item.
+Rule 2: the grammar holds, and it folds to the chain's output; only where one delta ended and the next began is lost.
 """
 
+from collections.abc import Sequence
 from typing import assert_never
+
+import attrs
 
 from dwctl_trio.domain.assembly import chain_items, running_calls
 from dwctl_trio.domain.events import (
@@ -35,33 +39,65 @@ from dwctl_trio.domain.items import (
     call_kind,
 )
 from dwctl_trio.domain.steps import Chain, Step, ToolCall
+from dwctl_trio.domain.told import NOTHING_TOLD, Told, ToldItem
 from dwctl_trio.domain.turn_output import close_call, make_part
 
 
-def retell(chain: Chain, agents: Chain = ()) -> list[ItemEvent | SubAgentEvent]:
-    """The events of all items of *chain*; calls whose tools have not ended stay open.
+def retell(chain: Chain, agents: Chain = (), told: Told = NOTHING_TOLD) -> list[ItemEvent | SubAgentEvent]:
+    """The events of the items of *chain* that were not told; calls whose tools have not ended stay open.
 
     Args:
-        chain: The steps of one loop.
+        chain: The steps of one loop, as ``recover_chain`` left them.
         agents: Steps of which those under *chain* are told as the sub-agents that they belong to; none: they are not.
+        told: What the stream has said.
     """
+    return _retell_loop(chain, agents, told, told.items)
+
+
+def _retell_loop(chain: Chain, agents: Chain, told: Told, heard: Sequence[ToldItem]) -> list[ItemEvent | SubAgentEvent]:
+    """The events of the items of *chain*, of which *heard* were told."""
     running = {index for index, _ in running_calls(chain).values()}
     events: list[ItemEvent | SubAgentEvent] = []
     for index, (item, step) in enumerate(chain_items(chain)):
         begun, ended = _retell_item(index, item)
-        inside = [] if step is None else _retell_agent(item.id, step, agents)
-        events += [*begun, *inside, *([] if index in running else ended)]
+        if index in running:
+            ended = []
+        missing = _missing([*begun, *ended], heard[index] if index < len(heard) else None)
+        ends_at = len(missing) - len(ended)
+        if step is not None and ends_at >= 0:  # once a call is said to have ended, nobody hears of what went on inside
+            missing[ends_at:ends_at] = _retell_agent(item.id, step, agents, told)
+        events += missing
     return events
 
 
-def _retell_agent(item_id: str, step: Step, agents: Chain) -> list[SubAgentEvent]:
+def _missing(events: list[ItemEvent], told: ToldItem | None) -> list[ItemEvent | SubAgentEvent]:
+    """What *events*, all those of an item, say beyond what was *told* of it."""
+    if told is None:
+        return [*events]
+    missing: list[ItemEvent | SubAgentEvent] = []
+    passed = 0
+    for event in events:
+        if isinstance(event, ContentDelta | ArgumentsDelta):
+            if passed == told.events:
+                assert event.delta.startswith(told.text), "what was told is the beginning of what is stored"
+                event = attrs.evolve(event, delta=event.delta[len(told.text) :])  # noqa: PLW2901
+            if passed >= told.events and event.delta:
+                missing.append(event)
+        else:
+            passed += 1
+            if passed > told.events:
+                missing.append(event)
+    return missing
+
+
+def _retell_agent(item_id: str, step: Step, agents: Chain, told: Told) -> list[SubAgentEvent]:
     """The events of the sub-agent that *step* is, shown as the item *item_id*."""
     assert isinstance(step.descriptor, ToolCall), "only tools are agents"
     name = step.descriptor.name
     own = [inner for inner in agents if inner.parent_step_id == step.id]
     return [
         event if isinstance(event, SubAgentEvent) else SubAgentEvent(name, item_id, event)
-        for event in retell(own, agents)
+        for event in _retell_loop(own, agents, told, told.agents.get(item_id, ()))
     ]
 
 

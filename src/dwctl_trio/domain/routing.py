@@ -5,6 +5,7 @@ Rule: warm means that the connection is the lifetime; queued means that the row 
 
 from enum import StrEnum
 
+from dwctl_trio.domain.errors import InvalidRequest
 from dwctl_trio.domain.request import ResponseRequest, ServiceTier
 
 
@@ -23,6 +24,20 @@ class Path(StrEnum):
     """Enqueue, wait, answer with the finished object."""
     FLEX_STREAM = "flex_stream"
     """Enqueue, answer 200 at once, keep alive while queued, then stream the run."""
+
+
+def refuse_unreadable(request: ResponseRequest) -> None:
+    """Refuse what nobody could ever read.
+
+    Raises:
+        InvalidRequest: It is to run in the background, and not to be stored.
+    """
+    if request.background and not request.store:
+        raise InvalidRequest(
+            "Invalid value for 'store': a response with 'background': true must be stored, or it could never be read. "
+            "Leave 'store' out, or ask without 'background'.",
+            param="store",
+        )
 
 
 def choose_path(request: ResponseRequest) -> Path:

@@ -25,7 +25,7 @@ from dwctl_trio.domain.response import (
     ResponseError,
 )
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepState, ToolCall
-from dwctl_trio.domain.tools import ChoiceMode, OfferedTool, ToolCatalog, ToolChoice, allowed_tools, may_fire_again
+from dwctl_trio.domain.tools import ChoiceMode, OfferedTool, ToolChoice, allowed_tools
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import total_usage
 
@@ -52,18 +52,7 @@ _TURN_LIMIT = ResponseError(
     code=ErrorCode.SERVER_ERROR,
     message="The response needs more model turns or steps than this server allows. Ask for less in one response.",
 )
-ABANDONED_CALL = ResponseError(
-    type=ErrorType.STEP_ABANDONED,
-    code=ErrorCode.SERVER_ERROR,
-    message="The call was abandoned: the server stopped while the tool ran. It may or may not have had an effect.",
-)
-"""What becomes of a tool call that a crash interrupted and that may not be made again."""
-ABANDONED_TURN = ResponseError(
-    type=ErrorType.STEP_ABANDONED,
-    code=ErrorCode.SERVER_ERROR,
-    message="The server stopped while the model answered; it was asked again.",
-)
-"""What becomes of a model call that a crash interrupted."""
+_SUPERSEDED = frozenset({ErrorType.STEP_ABANDONED, ErrorType.STEP_RETRIED})
 
 
 def next_action(chain: Chain, *, request: ResponseRequest, limits: Limits, tree: Chain | None = None) -> Action:
@@ -82,7 +71,7 @@ def next_action(chain: Chain, *, request: ResponseRequest, limits: Limits, tree:
     if any(step.state is StepState.CANCELED for step in chain):  # a step is cancelled only with its response
         return Finish(Cancelled())
     last_turn = _last_model_step(chain)
-    if last_turn is None or _is_abandoned(last_turn):
+    if last_turn is None or is_superseded(last_turn):
         return _append((ModelCall(),), chain, tree, request, limits)
     if last_turn.state is StepState.FAILED:
         assert last_turn.error is not None, "a failed step has an error"
@@ -155,17 +144,12 @@ def output_tokens_left(tree: Chain, request: ResponseRequest) -> int | None:
     return max(0, request.max_output_tokens - (used.output_tokens if used else 0))
 
 
-def recover_step(step: Step, catalog: ToolCatalog) -> Step | None:
-    """What becomes of an open step whose process died, when its response is resumed.
+def is_superseded(step: Step) -> bool:
+    """Whether *step* is a model call that came to nothing, so that the model is asked again.
 
-    Returns:
-        The step as it ends, or None if it is fired again as it stands.
+    It is no turn; what was told of its answer stays in the output, but no model is shown it.
     """
-    if isinstance(step.descriptor, ModelCall):
-        return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_TURN)
-    if may_fire_again(catalog.get(step.descriptor.name)):
-        return None
-    return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_CALL)
+    return isinstance(step.descriptor, ModelCall) and step.error is not None and step.error.type in _SUPERSEDED
 
 
 def _append(
@@ -174,7 +158,7 @@ def _append(
     asks_model = any(isinstance(descriptor, ModelCall) for descriptor in descriptors)
     if asks_model and output_tokens_left(tree, request) == 0:
         return Finish(Incomplete(reason=IncompleteReason.MAX_OUTPUT_TOKENS))
-    turns = sum(1 for step in chain if isinstance(step.descriptor, ModelCall) and not _is_abandoned(step))
+    turns = sum(1 for step in chain if isinstance(step.descriptor, ModelCall) and not is_superseded(step))
     calls = _tool_calls(tree) + (0 if asks_model else len(descriptors))
     too_many_turns = asks_model and turns >= limits.turns
     if too_many_turns or calls > limits.tool_calls or len(tree) + len(descriptors) > limits.steps:
@@ -188,10 +172,6 @@ def _tool_calls(tree: Chain) -> int:
 
 def _last_model_step(chain: Chain) -> Step | None:
     return next((step for step in reversed(chain) if isinstance(step.descriptor, ModelCall)), None)
-
-
-def _is_abandoned(step: Step) -> bool:
-    return step.error is not None and step.error.type is ErrorType.STEP_ABANDONED
 
 
 def _answered_calls(chain: Chain, *, after: Step) -> frozenset[str]:

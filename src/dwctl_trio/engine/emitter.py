@@ -5,6 +5,7 @@ not be handed over goes with the next batch, so that a consumer who is still the
 Rule 2: a batch is all that one upstream read produced, in one buffer.
 Rule 3: several tasks may emit; one sends at a time, and the others wait with it for the consumer.
 Rule 4: the terminal event is prepared before it is durable and sent after.
+Rule 5: the log holds what is not known to be stored. Of a warm response that is all, of a queued one the end of it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import attrs
 import trio
 
 from dwctl_trio.domain.events import Event
-from dwctl_trio.ports import EventSink
+from dwctl_trio.ports import EventSegment, EventSink
 from dwctl_trio.protocol.event_stream import EventEncoder
 
 
@@ -31,14 +32,19 @@ class Emitter:
     Args:
         sink: The consumer.
         log_bytes_max: Frames kept for the terminal write, at the most; a longer stream keeps none of them.
+        first_number: Of the first event; the ones before it are stored.
     """
 
-    def __init__(self, sink: EventSink, *, log_bytes_max: int) -> None:
+    def __init__(self, sink: EventSink, *, log_bytes_max: float, first_number: int = 0) -> None:
         self._sink = sink
         self._encoder = EventEncoder()
         self._log: list[bytes] | None = []
         self._log_bytes_left = log_bytes_max
-        self._next_number = 0
+        self._log_begins = self._next_number = first_number
+        self.logged_bytes = 0
+        """Of all frames numbered here, stored or not."""
+        self._taken: EventSegment | None = None
+        """Taken out of the log, and perhaps stored."""
         self._sending = trio.Lock()
         self._unsent: list[bytes] = []
         """Numbered, but not handed over yet: what was noted, or whose sending was cancelled."""
@@ -76,14 +82,37 @@ class Emitter:
         finally:
             self._sending.release()
 
-    def log_with(self, prepared: PreparedEvents) -> tuple[bytes | None, int]:
-        """The whole log as if *prepared* had been sent, None if none is kept, and the last number in it."""
-        fits = self._log is not None and len(prepared.frames) <= self._log_bytes_left
-        log = b"".join([*self._log, prepared.frames]) if self._log is not None and fits else None
-        return log, self._next_number + prepared.count - 1
+    def take_segment(self) -> EventSegment | None:
+        """All that is in the log, to be stored, or once more what was taken and not confirmed; None if it is empty."""
+        if self._taken is None:
+            self._taken = self._cut_log(b"", 0)
+            self._log, self._log_begins = [], self._next_number
+        return self._taken
+
+    def confirm_segment(self) -> None:
+        """What was taken last is stored."""
+        self._taken = None
+
+    @property
+    def unstored_bytes(self) -> int:
+        """How much there is that is not known to be stored."""
+        taken = len(self._taken.frames) if self._taken is not None else 0
+        return taken + sum(map(len, self._log or ()))
+
+    def unstored(self, prepared: PreparedEvents | None = None) -> tuple[EventSegment, ...]:
+        """All events that are not known to be stored, as if *prepared* had been sent; nothing if none are kept."""
+        rest = self._cut_log(prepared.frames, prepared.count) if prepared else self._cut_log(b"", 0)
+        return tuple(segment for segment in (self._taken, rest) if segment is not None)
+
+    def _cut_log(self, frames: bytes, count: int) -> EventSegment | None:
+        last = self._next_number + count - 1
+        if self._log is None or len(frames) > self._log_bytes_left or last < self._log_begins:
+            return None
+        return EventSegment(first_sequence=self._log_begins, last_sequence=last, frames=b"".join([*self._log, frames]))
 
     def _append(self, prepared: PreparedEvents) -> None:
         self._unsent.append(prepared.frames)
+        self.logged_bytes += len(prepared.frames)
         self._log_bytes_left -= len(prepared.frames)
         if self._log_bytes_left < 0:
             self._log = None

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 
 import trio
 
-from dwctl_trio.domain.assembly import chain_output, end_call
+from dwctl_trio.domain.assembly import chain_output, end_call, history_output
 from dwctl_trio.domain.errors import LimitExceeded, UpstreamError, UpstreamRejected
 from dwctl_trio.domain.events import ItemEvent, SubAgentEvent
 from dwctl_trio.domain.failures import describe_failure
@@ -39,14 +39,19 @@ async def execute_model_call(services: Services, scope: Scope, loop: AgentLoop, 
     if scope.new.idempotency is not None:  # who loses the race for a key must not call the model
         await scope.wait_opened()
     chain = [earlier for earlier in scope.chain_of(loop) if not earlier.is_open]
-    output = chain_output(chain)
     plan = plan_turn(
         chain, tools=loop.tools, choice=loop.request.tool_choice, request=scope.new.request, tree=scope.tree
     )
-    current = loop.model_step = loop.make_model_step(step, first_output_index=len(output), allowed=plan.tools)
+    first = len(chain_output(chain))
+    current = loop.model_step = loop.make_model_step(step, first_output_index=first, allowed=plan.tools)
     span = _start_span(services, scope, loop)
     call = UpstreamCall(
-        route=loop.route, request=loop.request, output=output, plan=plan, step_id=step.id, trace=span.context
+        route=loop.route,
+        request=loop.request,
+        output=history_output(chain),
+        plan=plan,
+        step_id=step.id,
+        trace=span.context,
     )
     error = await _stream_turn(services, scope, loop, call, span)
     if error is None:
@@ -95,13 +100,13 @@ async def _stream_turn(
                 if events:
                     await tell(scope, loop, events)
     except (UpstreamError, LimitExceeded) as error:
-        span.end(current.usage, _error_type(error))
+        span.end(current.usage, traced_error(error))
         if isinstance(error, UpstreamError) and current.http_status is None:
             current.http_status = error.status
         await scope.wait_opened()
         return describe_failure(error).error if loop.depth else scope.fail(error).error
     except BaseException as error:
-        span.end(current.usage, _error_type(error))
+        span.end(current.usage, traced_error(error))
         raise
     span.end(current.usage, None)
     return None
@@ -127,7 +132,7 @@ def _start_span(services: Services, scope: Scope, loop: AgentLoop) -> CallSpan:
     return services.tracing.start_call(traced, new.trace)
 
 
-def _error_type(error: BaseException) -> str:
+def traced_error(error: BaseException) -> str:
     """What a span says of a call that did not succeed."""
     match error:
         case UpstreamRejected(status=int(status)):

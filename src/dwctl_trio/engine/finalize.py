@@ -5,6 +5,7 @@ Rule 2: the terminal event goes out after the write; a client that saw ``complet
 Rule 3: a failed or unsure write still hands the client its output, in a failed response.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import attrs
@@ -25,13 +26,15 @@ from dwctl_trio.domain.response import (
     Response,
     ResponseStatus,
 )
+from dwctl_trio.domain.steps import ModelCall
 from dwctl_trio.domain.turn_output import close_call
 from dwctl_trio.engine.emitter import PreparedEvents
 from dwctl_trio.engine.progress import write_until_taken
 from dwctl_trio.engine.state import Scope, Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.observability.metrics import EndedResponse, GivenUp
-from dwctl_trio.ports import FinishedResponse
+from dwctl_trio.ports import EndedStep, FinishedResponse
+from dwctl_trio.protocol.response_object import encode_response
 
 _log = get_logger(__name__)
 
@@ -70,7 +73,7 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
     response = assemble(opening, scope.tree, ending, ended_at=ended_at)
     prepared = scope.emitter.prepare([terminal_event(response)])
     # Also when the lease may be lost: the guard of the statement knows, and asking it cannot harm.
-    written = await _write(services, scope, _finished(scope, ending, response, prepared))
+    written = await write_ending(services, _finished(scope, ending, response, prepared), scope.ended_steps)
     if not written:
         response = _not_stored(scope, response)
         prepared = scope.emitter.prepare([terminal_event(response)])
@@ -78,7 +81,9 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
         scope.refusal = scope.failure
     scope.head.set()
     _record(services, scope, response, ending, written=written)
-    if not isinstance(ending, Cancelled):
+    if scope.new.request.is_queued:
+        return response  # who follows reads what was stored
+    if not isinstance(ending, Cancelled) or scope.tells_cancel:
         with suppress(trio.BrokenResourceError):  # the consumer has left; the response is durable all the same
             await scope.emitter.send(prepared)
     return response
@@ -87,10 +92,12 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
 def _end_output(scope: Scope, ending: Ending) -> None:
     """End every step and every item that the loop left open."""
     top = scope.top
-    if top.model_step is None:  # it was not even begun
-        top.model_step = top.make_model_step(next(iter(scope.steps.values())), first_output_index=0)
-    is_in_turn = scope.steps[top.model_step.step.id].is_open
-    if is_in_turn:
+    chain = scope.chain_of(top)
+    begun = next((step for step in chain if step.is_open and isinstance(step.descriptor, ModelCall)), None)
+    if top.model_step is None and begun is not None:  # it was opened, and no more
+        top.model_step = top.make_model_step(begun, first_output_index=len(chain_output(chain)))
+    is_in_turn = top.model_step is not None and scope.steps[top.model_step.step.id].is_open
+    if top.model_step is not None and is_in_turn:
         scope.emitter.note(top.model_step.close_output())
     scope.break_off(top, ending)
     if is_in_turn:  # which may have been whole, but for its write
@@ -104,18 +111,17 @@ def _end_output(scope: Scope, ending: Ending) -> None:
 
 
 def _finished(scope: Scope, ending: Ending, response: Response, prepared: PreparedEvents) -> FinishedResponse:
-    log, last_number = scope.emitter.log_with(prepared)
     state = apply(RowState.PROCESSING, ending_change(ending))
     assert state is not None, "every ending may follow processing"
     return FinishedResponse(
-        new=scope.new,
+        row=scope.new.row,
         epoch=scope.epoch,
         state=state,
         response_status=_response_status(scope, ending, response),
-        response=response,
+        body=encode_response(response),
+        error=response.error,
         ended=scope.ended_steps(),
-        event_log=log,
-        last_sequence_number=last_number,
+        segments=scope.emitter.unstored(prepared),
     )
 
 
@@ -140,16 +146,28 @@ def _error_code(ending: Ending) -> str | None:
             return None
 
 
-async def _write(services: Services, scope: Scope, finished: FinishedResponse) -> bool:
-    """Try the terminal write until it is done, definitely lost, or out of time; True if it is done."""
-    response_id = response_id_text(finished.new.response_id)
+async def write_ending(
+    services: Services, finished: FinishedResponse, ended_steps: Callable[[], tuple[EndedStep, ...]]
+) -> bool:
+    """Try the terminal write until it is done, definitely lost, or out of time; True if it is done.
+
+    Args:
+        services: The store, and the bounds of the write.
+        finished: What is written.
+        ended_steps: Its last steps, their times counting back from each try.
+
+    Cancellation: shielded and bounded.
+    """
+    response_id = response_id_text(finished.row.response_id)
 
     async def finish() -> None:  # the times of the calls count back from the write
-        await services.store.finish_response(attrs.evolve(finished, ended=scope.ended_steps()))
+        await services.store.finish_response(attrs.evolve(finished, ended=ended_steps()))
 
     with trio.move_on_after(services.limits.terminal_write_s, shield=True):
         try:
-            await write_until_taken(services, scope, finish, services.metrics.terminal_write_failures)
+            await write_until_taken(
+                services, finished.row.response_id, finish, services.metrics.terminal_write_failures
+            )
         except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
             _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
             is_lost = isinstance(error, LeaseLost)

@@ -17,11 +17,13 @@ import attrs
 import structlog
 import trio
 
-from dwctl_trio.domain.errors import DeadlineExceeded, DwctlError, LeaseLost, StoreError
+from dwctl_trio.domain.errors import DeadlineExceeded, DwctlError, LeaseLost, ResponseCancelled, StoreError
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.engine import topics
+from dwctl_trio.engine.wakeups import wait_for
 from dwctl_trio.observability.metrics import Metrics
-from dwctl_trio.ports import LeaseStore
+from dwctl_trio.ports import LeaseStore, RenewedLeases, Wakeups
 
 _log = structlog.get_logger(__name__)
 
@@ -68,23 +70,32 @@ class LiveResponses:
 
     def __init__(self) -> None:
         self._attempts: dict[UUID, Attempt] = {}
+        """The latest at each response."""
+        self._count = 0
         self._idle = trio.Event()
         self._idle.set()
 
     def __len__(self) -> int:
-        return len(self._attempts)
+        return self._count
 
     @contextmanager
     def attempt(self, response_id: UUID) -> Iterator[Attempt]:
-        """An attempt for the time of the block, whose lease is renewed as long."""
+        """An attempt for the time of the block, whose lease is renewed as long.
+
+        An earlier one at the same response, which has lost its row without knowing it yet, is stopped.
+        """
+        self.stop(response_id, LeaseLost("the row was claimed anew, by this very process"))
         attempt = self._attempts[response_id] = Attempt()
+        self._count += 1
         if self._idle.is_set():
             self._idle = trio.Event()
         try:
             yield attempt
         finally:
-            del self._attempts[response_id]
-            if not self._attempts:
+            if self._attempts.get(response_id) is attempt:
+                del self._attempts[response_id]
+            self._count -= 1
+            if not self._count:
                 self._idle.set()
 
     async def wait_idle(self) -> None:
@@ -129,16 +140,17 @@ async def run_lease_renewal(
     while True:
         expected, begun_at = live.opened(), trio.current_time()
         give_up_at = renewed_at + limits.lease_give_up_s
-        renewed: frozenset[UUID] | None = None
+        leases: RenewedLeases | None = None
         with trio.move_on_at(max(give_up_at, begun_at + limits.lease_renewal_s)) as patience:
-            renewed = await _try_to_renew(store, expected)
+            leases = await _try_to_renew(store, expected)
         if patience.cancelled_caught:
             _log.warning("lease_renewal_failed", reason="the database did not answer in time")
-        if renewed is not None:
+        if leases is not None:
             renewed_at = begun_at
-            for response_id in expected - renewed:
-                live.stop(response_id, LeaseLost("the row is no longer this process's"))
-            await trio.sleep(limits.lease_renewal_s)
+            _stop_lost(live, expected, leases)
+            with trio.move_on_after(limits.lease_renewal_s):
+                await _renew_skipped(store, live, limits, leases.skipped)
+                await trio.sleep_forever()
             continue
         failures.inc()
         if trio.current_time() >= give_up_at:
@@ -147,8 +159,29 @@ async def run_lease_renewal(
         await trio.sleep(min(_RETRY_S, limits.lease_renewal_s))
 
 
-async def _try_to_renew(store: LeaseStore, response_ids: frozenset[UUID]) -> frozenset[UUID] | None:
-    """Those of *response_ids* whose leases were renewed; None if the store cannot do it now."""
+async def _renew_skipped(store: LeaseStore, live: LiveResponses, limits: Limits, skipped: frozenset[UUID]) -> None:
+    """Renew the leases of rows that were locked, as soon as they are not.
+
+    Rows that stream are locked ten times a second: one that waited for the next renewal of all might be locked again.
+    """
+    while skipped:
+        await trio.sleep(limits.lease_retry_s)
+        expected = skipped & live.opened()
+        leases = await _try_to_renew(store, expected) if expected else RenewedLeases()
+        if leases is None:
+            await trio.sleep(_RETRY_S)
+            continue
+        _stop_lost(live, expected, leases)
+        skipped = leases.skipped
+
+
+def _stop_lost(live: LiveResponses, expected: frozenset[UUID], leases: RenewedLeases) -> None:
+    for response_id in expected - leases.renewed - leases.skipped:
+        live.stop(response_id, LeaseLost("the row is no longer this process's"))
+
+
+async def _try_to_renew(store: LeaseStore, response_ids: frozenset[UUID]) -> RenewedLeases | None:
+    """What became of the leases of *response_ids*; None if the store cannot renew any now."""
     try:
         return await store.renew_leases(response_ids)
     except StoreError as error:
@@ -158,8 +191,36 @@ async def _try_to_renew(store: LeaseStore, response_ids: frozenset[UUID]) -> fro
     return None
 
 
+async def run_lease_watch(store: LeaseStore, live: LiveResponses, limits: Limits, wakeups: Wakeups) -> NoReturn:
+    """Stop attempts that are no longer this process's, or that somebody wants cancelled, for ever.
+
+    Args:
+        store: Where that is seen.
+        live: The attempts.
+        limits: How often to look.
+        wakeups: Where it is heard of sooner.
+    """
+    with wakeups.listen(topics.CANCEL) as wakeup:
+        while True:
+            await wait_for(wakeup, limits.lease_watch_s)
+            watched = live.opened()
+            if not watched:
+                continue
+            try:
+                seen = await store.watch_leases(watched)
+            except StoreError:
+                continue  # the renewal says so, and gives up in time
+            except Exception:  # noqa: BLE001 - supervision boundary: the watch, whose next look may do better
+                _log.exception("lease_watch_failed")
+                continue
+            for response_id in watched - seen.owned:
+                live.stop(response_id, LeaseLost("the row is no longer this process's"))
+            for response_id in seen.cancel_requested:
+                live.stop(response_id, ResponseCancelled("it was cancelled"))
+
+
 async def run_rescuer(store: LeaseStore, limits: Limits, metrics: Metrics | None = None) -> NoReturn:
-    """End rows of processes that died, for ever; the first sweep is at once.
+    """Free rows of processes that died, for ever; the first sweep is at once.
 
     Args:
         store: Where they are.

@@ -7,7 +7,7 @@ Rule 3: what ends a loop goes with the next write: that of the step which the lo
 
 from collections.abc import Awaitable, Callable
 from itertools import count
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import trio
 from prometheus_client import Counter
@@ -49,6 +49,19 @@ async def settle(
             await _write(services, scope, opened)
 
 
+async def begin(services: Services, scope: Scope) -> None:
+    """Make durable that a claimed response is being worked on, with what became of the steps of its last attempt.
+
+    Raises:
+        StoreError: It could not be made durable.
+    """
+    if not open_steps(scope, scope.top):
+        await settle(services, scope, scope.top)
+        return
+    async with scope.writing:
+        await _write(services, scope, ())
+
+
 def open_steps(scope: Scope, loop: AgentLoop) -> list[Step]:
     """The steps of *loop* that have not ended, in order."""
     return [step for step in scope.chain_of(loop) if step.is_open]
@@ -67,10 +80,10 @@ def _decide(services: Services, scope: Scope, loop: AgentLoop) -> tuple[Step, ..
 
 
 def _open_step(scope: Scope, loop: AgentLoop, descriptor: StepDescriptor) -> Step:
-    last = next(reversed(scope.steps.values()))  # of rows that were read, some numbers may never have been written
+    last = next(reversed(scope.steps.values()), None)  # of rows that were read, some numbers may be missing
     step = Step(
-        id=uuid4(),
-        sequence=last.sequence + 1,
+        id=uuid4() if last is not None else scope.new.first_step_id,
+        sequence=last.sequence + 1 if last is not None else 1,
         descriptor=descriptor,
         state=StepState.PROCESSING,
         parent_step_id=loop.parent.id if loop.parent is not None else None,
@@ -81,30 +94,43 @@ def _open_step(scope: Scope, loop: AgentLoop, descriptor: StepDescriptor) -> Ste
 
 async def _write(services: Services, scope: Scope, opened: tuple[Step, ...]) -> None:
     await scope.wait_opened()
-    limits, written = services.limits, len(scope.unstored)
+    written = len(scope.unstored)
+
+    def make_progress() -> Progress:
+        return Progress(row=scope.new.row, epoch=scope.epoch, ended=scope.ended_steps(), opened=opened)
+
+    await write_progress(services, scope.new.response_id, make_progress)
+    del scope.unstored[:written]
+
+
+async def write_progress(services: Services, response_id: UUID, make_progress: Callable[[], Progress]) -> None:
+    """Write what *make_progress* gives, whose times count back from each try.
+
+    Raises:
+        StoreError: It could not be written.
+    """
+    limits = services.limits
 
     async def advance() -> None:
-        progress = Progress(new=scope.new, epoch=scope.epoch, ended=scope.ended_steps(), opened=opened)
         with trio.move_on_after(limits.store_wait_s + limits.store_call_s, shield=True):
-            await services.store.advance_response(progress)
+            await services.store.advance_response(make_progress())
             return
         raise StoreUnavailable("the database did not answer in time")
 
     with trio.move_on_after(limits.terminal_write_s):
-        await write_until_taken(services, scope, advance, services.metrics.step_write_failures)
-        del scope.unstored[:written]
+        await write_until_taken(services, response_id, advance, services.metrics.step_write_failures)
         return
     raise StoreUnavailable("a step could not be stored in time")
 
 
 async def write_until_taken(
-    services: Services, scope: Scope, write: Callable[[], Awaitable[None]], failures: Counter
+    services: Services, response_id: UUID, write: Callable[[], Awaitable[None]], failures: Counter
 ) -> None:
     """Try *write*, which must be idempotent, until the store takes it.
 
     Args:
         services: How long to wait between two tries.
-        scope: Whose write it is.
+        response_id: Whose write it is.
         write: Tried again and again; the caller bounds it.
         failures: Counts the tries that failed.
 
@@ -117,8 +143,7 @@ async def write_until_taken(
         except StoreUnavailable as error:
             failures.inc()
             if tries == 1:
-                response_id = response_id_text(scope.new.response_id)
-                _log.warning("write_failed", response_id=response_id, reason=str(error))
+                _log.warning("write_failed", response_id=response_id_text(response_id), reason=str(error))
         else:
             return
         await trio.sleep(services.limits.terminal_retry_s)

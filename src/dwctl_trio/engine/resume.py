@@ -1,57 +1,81 @@
-"""Going on with a response whose process died, from its rows alone.
+"""A claimed response as its last attempt left it, from its rows and its stored events.
 
 Rule 1: a step that has ended is never made again.
 Rule 2: an open model call is made again; an open tool call only if its tool allows it, otherwise the model is told.
-Rule 3: what the rows hold is told again from the beginning, so that whoever listens now misses nothing.
+Rule 3: what was told stays told: numbers go on, nothing is told twice, and what a dead attempt left open is closed.
 """
 
+from collections.abc import Sequence
+
+import attrs
 import trio
 
-from dwctl_trio.domain.events import ResponseCreated, ResponseInProgress
-from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.events import Event, ResponseCreated, ResponseInProgress
+from dwctl_trio.domain.recovery import recover_chain
 from dwctl_trio.domain.retelling import retell
 from dwctl_trio.domain.steps import ModelCall, Step, ToolCall
+from dwctl_trio.domain.told import Listener, Told
 from dwctl_trio.domain.tools import AgentTool
-from dwctl_trio.domain.transitions import recover_step
 from dwctl_trio.engine.model_step import ModelStep
-from dwctl_trio.engine.scope import run_scope
 from dwctl_trio.engine.state import AgentLoop, Scope, Services
-from dwctl_trio.ports import EventSink, ResumedResponse
+from dwctl_trio.ports import ClaimedResponse, EventSink
+from dwctl_trio.protocol.event_reading import read_pieces
 
 
-async def resume_response(services: Services, resumed: ResumedResponse, sink: EventSink) -> Response:
-    """Work on *resumed* to its end; return the response as it was told.
+@attrs.frozen
+class Restored:
+    """A claimed response, ready to be worked on."""
 
-    Args:
-        services: What it is worked on with.
-        resumed: As ``take_over`` gave it.
-        sink: Whoever consumes its events.
+    scope: Scope
+    """What was interrupted has ended in it, or is about to be fired again."""
+    untold: Sequence[Event]
+    """What is to be told first, once it is durable that it is being worked on."""
 
-    Cancellation: as for ``run_scope``.
+    def note_untold(self) -> None:
+        """Put what is untold into the log of a response that ends instead; one that never ran says nothing of work."""
+        if self.scope.steps:
+            self.scope.emitter.note(self.untold)
+
+
+async def restore(services: Services, claimed: ClaimedResponse, sink: EventSink) -> Restored:
+    """The scope of *claimed*, whose row, steps and events may come from an attempt that died at any moment.
+
+    Others have their turn while much is read.
+
+    Raises:
+        Exception: Another release told or did what this one does not know.
     """
-    scope = restore_scope(services, resumed, sink)
-    services.live.note_opened(resumed.new.response_id)
-    return await run_scope(services, scope)
-
-
-def restore_scope(services: Services, resumed: ResumedResponse, sink: EventSink) -> Scope:
-    """The scope of *resumed* as its process had it, what was interrupted ended or about to be fired again."""
-    scope = Scope(resumed.new, sink, services.limits)
-    scope.epoch = resumed.epoch
-    scope.started_at = trio.current_time() - resumed.age_s
+    new = claimed.new
+    scope = Scope(new, sink, services.limits, first_number=claimed.last_sequence + 1)
+    scope.epoch = claimed.epoch
+    scope.started_at = trio.current_time() - claimed.age_s
     scope.steps.clear()
-    for step in resumed.steps:
+    told = await _listen(claimed.told)
+    for step in claimed.steps:
         scope.add_step(step)
-    for step in resumed.steps:
-        ended = recover_step(step, services.catalog) if step.is_open else None
-        if ended is not None:
+    recovered = recover_chain(claimed.steps, told, services.catalog)
+    for step, ended in zip(claimed.steps, recovered, strict=True):
+        if step.is_open and not ended.is_open:
             scope.end_step(ended, _abandoned_call(services, scope, step))
-    opening = scope.opening = scope.make_opening(resumed.created_at)
+    opening = scope.opening = scope.make_opening(claimed.created_at)
     scope.show_calls(scope.top)
     scope.opened.set()
-    told = retell(scope.chain_of(scope.top), scope.tree if scope.new.request.shows_sub_agents else ())
-    scope.emitter.note([ResponseCreated(opening), ResponseInProgress(opening), *told])
-    return scope
+    lifecycle: list[Event] = []
+    if claimed.last_sequence < 0:  # a warm response, of which nothing is stored
+        lifecycle.append(ResponseCreated(opening))
+    if not told.is_in_progress:
+        lifecycle.append(ResponseInProgress(opening))
+    missing = retell(scope.chain_of(scope.top), scope.tree if new.request.shows_sub_agents else (), told)
+    return Restored(scope, [*lifecycle, *missing])
+
+
+async def _listen(frames: bytes) -> Told:
+    """What *frames*, a stream from its beginning, have said."""
+    listener = Listener()
+    for events in read_pieces(frames):
+        listener.note(events)
+        await trio.lowlevel.checkpoint()
+    return listener.told()
 
 
 def _abandoned_call(services: Services, scope: Scope, step: Step) -> ModelStep | None:

@@ -14,7 +14,13 @@ from uuid import UUID
 
 import trio
 
-from dwctl_trio.domain.errors import DwctlError, IdempotencyKeyHeld, StoreError, StoreUnavailable
+from dwctl_trio.domain.errors import (
+    DwctlError,
+    IdempotencyKeyHeld,
+    ResponseCancelled,
+    StoreError,
+    StoreUnavailable,
+)
 from dwctl_trio.domain.events import ResponseCreated, ResponseInProgress
 from dwctl_trio.domain.failures import Failure
 from dwctl_trio.domain.ids import response_id_text
@@ -124,6 +130,8 @@ async def run_scope(services: Services, scope: Scope) -> Response:
                 ending = await run_loop(services, scope, scope.top)
         except trio.BrokenResourceError:  # the consumer left by itself
             ending = Cancelled()
+        except ResponseCancelled:
+            ending, scope.tells_cancel = Cancelled(), True
         except DwctlError as error:  # the work was stopped from outside, or the row could not be opened
             ending = scope.fail(error)
         except Exception as error:  # noqa: BLE001 - supervision boundary: a fault inside a response ends only this one
@@ -131,6 +139,7 @@ async def run_scope(services: Services, scope: Scope) -> Response:
             ending = scope.fail(error)
         except BaseException:  # the client hung up, or the server ends: Cancelled, alone or in some library's group
             reason = attempt.stopped_by
-            await finalize(services, scope, Cancelled() if reason is None else scope.fail(reason))
+            ending = Cancelled() if reason is None or isinstance(reason, ResponseCancelled) else scope.fail(reason)
+            await finalize(services, scope, ending)
             raise
         return await finalize(services, scope, ending)

@@ -1,5 +1,6 @@
 """A response being worked on, in memory, and what it is worked on with."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from uuid import UUID
@@ -20,10 +21,22 @@ from dwctl_trio.domain.tools import OfferedTool, ToolCatalog, kind_of_call
 from dwctl_trio.engine.emitter import Emitter
 from dwctl_trio.engine.leases import LiveResponses
 from dwctl_trio.engine.model_step import ModelStep
+from dwctl_trio.engine.wakeups import LocalWakeups
 from dwctl_trio.observability.loop_lag import LoopLag
 from dwctl_trio.observability.metrics import Metrics
 from dwctl_trio.observability.tracing import NoTracing, Tracing
-from dwctl_trio.ports import EndedStep, EventSink, NewResponse, ResponseStore, ToolRunner, Upstream
+from dwctl_trio.ports import (
+    ChatUpstream,
+    EndedStep,
+    EventSink,
+    EventStore,
+    NewResponse,
+    QueueStore,
+    ResponseStore,
+    ToolRunner,
+    Upstream,
+    Wakeups,
+)
 
 _DECIDED_STATUS = 500
 """The HTTP status of a response that the loop gave up: a bound of ours."""
@@ -40,12 +53,16 @@ class Services:
     """What every response is worked on with."""
 
     store: ResponseStore
+    queue: QueueStore
+    events: EventStore
     upstream: Upstream
+    chat: ChatUpstream
     tools: ToolRunner
     catalog: ToolCatalog
     """The server's tools, by name."""
     limits: Limits
     live: LiveResponses
+    wakeups: Wakeups = attrs.field(factory=LocalWakeups)
     metrics: Metrics = attrs.field(factory=Metrics)
     tracing: Tracing = attrs.field(factory=NoTracing)
     loop_lag: LoopLag = attrs.field(factory=LoopLag)
@@ -105,12 +122,16 @@ class Scope:
         new: What was asked, by whom, and where it goes.
         sink: Whoever consumes its events.
         limits: How much of the stream is kept, and how much runs at once.
+        first_number: Of its next event; those before it are stored.
     """
 
-    def __init__(self, new: NewResponse, sink: EventSink, limits: Limits) -> None:
+    def __init__(self, new: NewResponse, sink: EventSink, limits: Limits, *, first_number: int = 0) -> None:
         self.new = new
         self.epoch = FIRST_EPOCH
-        self.emitter = Emitter(sink, log_bytes_max=limits.event_log_bytes if new.request.store else 0)
+        log_bytes_max = limits.event_log_bytes if new.request.store else 0
+        self.emitter = Emitter(
+            sink, log_bytes_max=math.inf if new.request.is_queued else log_bytes_max, first_number=first_number
+        )
         self.started_at = trio.current_time()
         self.first_token_at: float | None = None
         """When the first of its models began to answer."""
@@ -126,6 +147,8 @@ class Scope:
         """Set before ``head`` if the response failed before the upstream had answered."""
         self.failure: Failure | None = None
         """Why the response failed, if it did."""
+        self.tells_cancel = False
+        """Set when it ends as cancelled while its consumer is still there."""
         self.steps: dict[UUID, Step] = {}
         """The steps of all loops in order of ``sequence``, by id."""
         self.unstored: list[_Unstored] = []

@@ -25,6 +25,7 @@ from dwctl_trio.http.admission import Admission
 from dwctl_trio.http.authentication import Authenticator, Caller
 from dwctl_trio.http.body_budget import BudgetedBody
 from dwctl_trio.http.connection import at_request_end
+from dwctl_trio.http.watchers import Watchers
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
 
@@ -43,6 +44,8 @@ class Api:
     admission: Admission
     stopping: bool = False
     """Set when no new work is taken."""
+    watchers: Watchers = attrs.field(factory=Watchers, init=False)
+    """Requests that wait for what others work on."""
     _reading: set[trio.CancelScope] = attrs.field(factory=set, init=False)
     """Of the requests whose bodies are still on their way."""
 
@@ -161,18 +164,18 @@ def add_error_handlers(app: QuartTrio, api: Api) -> None:
 
     @app.errorhandler(ResponseRefused)
     async def answer_refused(error: ResponseRefused) -> HttpResponse:
-        answer = _answer(failure_error(error.failure))
+        answer = answer_error(failure_error(error.failure))
         if error.response_id is not None:  # the row is there, failed, and GET shows it
             answer.headers["x-response-id"] = ids.response_id_text(error.response_id)
         return answer
 
     @app.errorhandler(DwctlError)
     async def answer_known(error: DwctlError) -> HttpResponse:
-        return _answer(http_error(error))
+        return answer_error(http_error(error))
 
     @app.errorhandler(HTTPException)
     async def answer_http(error: HTTPException) -> HttpResponse:
-        answer = _answer(_http_exception(error, api.services.limits.request_body_bytes))
+        answer = answer_error(_http_exception(error, api.services.limits.request_body_bytes))
         if isinstance(error, MethodNotAllowed):
             answer.headers["allow"] = _allowed_methods(error)
         return answer
@@ -180,7 +183,7 @@ def add_error_handlers(app: QuartTrio, api: Api) -> None:
     @app.errorhandler(Exception)
     async def answer_unknown(error: Exception) -> HttpResponse:
         _log.error("request_failed", exc_info=error)
-        return _answer(http_error(error))
+        return answer_error(http_error(error))
 
 
 def _http_exception(error: HTTPException, body_bytes_max: int) -> HttpError:
@@ -209,5 +212,6 @@ def _allowed_methods(error: MethodNotAllowed) -> str:
     return ", ".join(sorted(error.valid_methods or ()))
 
 
-def _answer(error: HttpError) -> HttpResponse:
+def answer_error(error: HttpError) -> HttpResponse:
+    """*error* over HTTP."""
     return HttpResponse(error.body, status=error.status, headers=Headers(error.headers()))

@@ -7,6 +7,7 @@ from quart_trio.wrappers.request import TrioRequest
 
 from dwctl_trio.http.api import Api, add_error_handlers, add_rate_limits, add_request_ids
 from dwctl_trio.http.body_budget import BodyBudget, BudgetedBody
+from dwctl_trio.http.chat import add_chat_routes
 from dwctl_trio.http.connection import RequestConnection
 from dwctl_trio.http.responses import add_responses_routes
 from dwctl_trio.http.system import add_system_routes
@@ -29,6 +30,7 @@ def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     add_rate_limits(app, api)
     add_error_handlers(app, api)
     add_responses_routes(app, api)
+    add_chat_routes(app, api)
     add_system_routes(app, api, leases)
     return app
 

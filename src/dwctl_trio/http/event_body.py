@@ -3,31 +3,48 @@
 Rule 1: whatever is ready goes out in one write; a frame is never split over two.
 Rule 2: silence is broken by a comment with one newline: a blank line after it makes some SDKs parse an empty event.
 Rule 3: the writer knows no events; it moves bytes from a channel to the connection.
+Rule 4: a stream that was cut breaks its connection. An HTTP body that ends in good order is an end to every client,
+and SDKs then return as if all had come; of a broken one they say so, and whoever reads it can come back.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import trio
 from quart.wrappers.response import ResponseBody
 
+from dwctl_trio.http.connection import request_nursery
 from dwctl_trio.protocol.sse import DONE, KEEP_ALIVE
 
 WRITE_BYTES_MAX = 256 * 1024
 """When a client is behind, ready batches are joined up to this size; more would only lie in the kernel."""
 
 
+def always_whole() -> bool:
+    """For streams that end with their channel."""
+    return True
+
+
 class EventBody(ResponseBody):
     """Frames from a channel, then ``[DONE]``.
 
     Args:
-        receive_frames: Whole frames; closed by the sender after the terminal event.
+        receive_frames: Whole frames; closed by the sender after the terminal event, or when it gives up.
         keep_alive_s: Longest silence.
+        is_whole: Asked when the channel is closed: whether the stream has come to its end, or was cut.
     """
 
-    def __init__(self, receive_frames: trio.MemoryReceiveChannel[bytes], *, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        receive_frames: trio.MemoryReceiveChannel[bytes],
+        *,
+        keep_alive_s: float,
+        is_whole: Callable[[], bool] = always_whole,
+    ) -> None:
         self._receive_frames = receive_frames
         self._keep_alive_s = keep_alive_s
+        self._is_whole = is_whole
         self._done = False
 
     async def __aenter__(self) -> Self:
@@ -52,14 +69,18 @@ class EventBody(ResponseBody):
                 try:
                     frames = await self._receive_frames.receive()
                 except trio.EndOfChannel:
-                    return self._end()
+                    return await self._end()
             if silence.cancelled_caught:
                 return KEEP_ALIVE
         except trio.EndOfChannel:
-            return self._end()
+            return await self._end()
         return self._join_ready(frames)
 
-    def _end(self) -> bytes:
+    async def _end(self) -> bytes:
+        """The last write; of a stream that was cut there is none, and the request ends here."""
+        if not self._is_whole():
+            request_nursery().cancel_scope.cancel()
+            await trio.sleep_forever()
         self._done = True
         return DONE
 

@@ -27,6 +27,8 @@ from dwctl_trio.domain.response import ErrorType, ResponseStatus
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag
+from dwctl_trio.observability.pruning import PruneCounters
+from dwctl_trio.observability.queue_metrics import QueueMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -205,12 +207,17 @@ class Metrics:
         self.rescue_failures = Counter(
             "dwctl_rescue_failures", "Sweeps for expired leases that failed.", registry=registry
         )
+        self.pruning = PruneCounters(registry)
+        self.notify_statements = Counter("dwctl_notify_statements", "NOTIFYs to other processes.", registry=registry)
+        self.notify_failures = Counter("dwctl_notify_failures", "NOTIFYs that were lost.", registry=registry)
+        self.listen_failures = Counter("dwctl_listen_failures", "Ends of connections that listen.", registry=registry)
         self.loop_lag = Histogram(
             "dwctl_event_loop_timer_lag_seconds",
             "How late a timer of 100 ms fired.",
             buckets=LOOP_LAG_BUCKETS_S,
             registry=registry,
         )
+        self.queue = QueueMetrics(registry)
         build = Info("dwctl_build", "The release.", registry=registry)
         build.info({"version": version("dwctl-trio")})
         for reason in GivenUp:  # a count that is not there before it is 1 cannot be alerted on

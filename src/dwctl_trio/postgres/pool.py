@@ -120,6 +120,25 @@ class Pool:
         finally:
             self._check_in(connection)
 
+    @asynccontextmanager
+    async def open_dedicated(self) -> AsyncIterator[Connection]:
+        """A connection of its own for the block, beside the slots: for what a shared one cannot do, such as LISTEN.
+
+        Raises:
+            StoreUnavailable: It could not be opened within ``wait_s``.
+
+        Cancellation: it is closed, without a wait; the server notices by itself.
+        """
+        connection = None
+        with trio.move_on_after(self._wait_s):
+            connection = await self._open_connection()
+        if connection is None:
+            raise StoreUnavailable("no connection to the database could be opened in time")
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
     async def fetch(self, query: str, *args: Any, retry: bool = False) -> list[Any]:
         """``Connection.fetch`` on any connection; *retry* as for ``execute``."""
         rows: list[Any] = await self._run(Connection.fetch, query, args, retry=retry)

@@ -2,7 +2,9 @@
 
 Rule 1: no SQL outside ``sql/``; a file's first line is ``-- name``, its second says what it is for.
 Rule 2: ``:name`` is a parameter wherever it stands in the statement; ``::type`` is PostgreSQL's cast.
-Rule 3: a statement that PostgreSQL refuses is a StoreError, for whoever sent it.
+Rule 3: ``-- include name`` in a line of its own, with or without a comma, stands for ``sql/parts/<name>.sql``, a piece
+that several statements share.
+Rule 4: a statement that PostgreSQL refuses is a StoreError, for whoever sent it.
 """
 
 import re
@@ -18,6 +20,7 @@ from dwctl_trio.domain.errors import StoreError
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 _COMMENT = re.compile(r"--[^\n]*")
+_INCLUDE = re.compile(r"^-- include ([a-z_]+)(,?)$", re.MULTILINE)
 
 
 @attrs.frozen(kw_only=True)
@@ -67,10 +70,14 @@ def parse_query(source: str) -> Query:
 @cache
 def load_query(name: str) -> Query:
     """The query in ``sql/queries/<name>.sql``."""
-    source = files("dwctl_trio.postgres").joinpath("sql", "queries", f"{name}.sql").read_text(encoding="utf-8")
+    source = _INCLUDE.sub(lambda found: _read("parts", found[1]).rstrip() + found[2], _read("queries", name))
     query = parse_query(source)
     assert query.name == name, f"the file of {name} calls itself {query.name}"
     return query
+
+
+def _read(folder: str, name: str) -> str:
+    return files("dwctl_trio.postgres").joinpath("sql", folder, f"{name}.sql").read_text(encoding="utf-8")
 
 
 @contextmanager

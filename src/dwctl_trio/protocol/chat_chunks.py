@@ -12,7 +12,7 @@ OpenRouter, Gemini, Mistral.
 
 import json as stdlib_json
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -54,7 +54,6 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(Chunk)
-_UNREADABLE: Final = object()
 
 _STATUS_MIN, _STATUS_MAX = 400, 599
 _STATUS_DIGITS = 3
@@ -106,9 +105,7 @@ def decode_chunk(data: bytes) -> Chunk:
         return _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # and go on outside of this block: the exception holds the provider's text
-    value = _decode_leniently(data)
-    if value is _UNREADABLE:
-        raise UpstreamError("The model's server sent something that is not JSON.")
+    value = decode_leniently(data)
     try:
         return msgspec.convert(value, Chunk)
     except (msgspec.ValidationError, RecursionError):
@@ -218,12 +215,17 @@ def _read_status(name: object) -> int | None:
     return status if is_status else None  # type: ignore[return-value]
 
 
-def _decode_leniently(data: bytes) -> object:
-    """What stdlib makes of *data*: it takes lone surrogates, which models do emit; the texts come out clean."""
+def decode_leniently(data: bytes) -> object:
+    """What stdlib makes of *data*: it takes lone surrogates, which models do emit; the texts come out clean.
+
+    Raises:
+        UpstreamError: It is not JSON.
+    """
     try:
         return _clean(stdlib_json.loads(data.decode(errors="replace")))
     except (ValueError, RecursionError):
-        return _UNREADABLE
+        pass  # and go on outside of this block: the exception holds the provider's text
+    raise UpstreamError("The model's server sent something that is not JSON.")
 
 
 def _clean(value: Any) -> Any:

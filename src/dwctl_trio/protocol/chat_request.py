@@ -82,10 +82,11 @@ def render_chat_request(
     }
     body |= {name: value for name, value in options.items() if value is not None}
     body |= _tools(plan, parallel=request.parallel_tool_calls)
-    return json.encode(_apply_quirks(body, quirks))
+    return json.encode(apply_quirks(body, quirks))
 
 
-def _apply_quirks(body: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+def apply_quirks(body: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+    """*body* without the fields that the upstream refuses, the others under its names."""
     if not quirks.drop and not quirks.rename:
         return body
     names = dict(quirks.rename)

@@ -94,4 +94,4 @@ def failure_error(failure: Failure) -> HttpError:
     else:
         kind, code = "server_error", error.type.value if error.type is ErrorType.UPSTREAM_ERROR else error.code.value
     body = error_body(error.message, kind, code=code)
-    return HttpError(status=status, body=body, retry_after_s=failure.retry_after_s)
+    return HttpError(status=status, body=body, retry_after_s=failure.retry_after_s, is_final=failure.is_final)

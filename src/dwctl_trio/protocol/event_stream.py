@@ -30,6 +30,7 @@ from dwctl_trio.domain.events import (
     ResponseIncomplete,
     ResponseInProgress,
     ResponseQueued,
+    SnapshotEvent,
     SubAgentEvent,
 )
 from dwctl_trio.domain.items import CallKind
@@ -61,7 +62,7 @@ MCP_CALL_TYPES: Final[Mapping[type[McpCallInProgress | McpCallCompleted | McpCal
 }
 SUB_AGENT_TYPE: Final = "dwctl:sub_agent"
 """Ours, not OpenAI's: one event of a sub-agent inside."""
-SNAPSHOT_TYPES: Final = {
+SNAPSHOT_TYPES: Final[Mapping[type[SnapshotEvent], str]] = {
     ResponseCreated: "response.created",
     ResponseQueued: "response.queued",
     ResponseInProgress: "response.in_progress",

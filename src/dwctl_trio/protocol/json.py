@@ -45,7 +45,17 @@ def encode(value: object) -> bytes:
     Raises:
         UnicodeEncodeError: A text holds a lone surrogate; ``clean_text`` it first.
     """
-    encoded = _ENCODER.encode(value)
+    return _escape_line_ends(_ENCODER.encode(value))
+
+
+def one_line(text: bytes) -> bytes:
+    """*text*, which is JSON as somebody else wrote it, without any kind of line break; its value is the same."""
+    if b"\n" in text or b"\r" in text:  # between tokens: JSON allows neither within a text
+        text = text.replace(b"\r", b" ").replace(b"\n", b" ")
+    return _escape_line_ends(text)
+
+
+def _escape_line_ends(encoded: bytes) -> bytes:
     if encoded.isascii():
         return encoded
     for raw, escaped in _UNICODE_LINE_ENDS:

@@ -25,6 +25,7 @@ from dwctl_trio.domain.request import (
     ServiceTier,
     TextFormat,
 )
+from dwctl_trio.protocol import json
 from dwctl_trio.protocol.fields import Fields, joined, shown_text, wrong_type
 from dwctl_trio.protocol.offered_tools import render_choice
 from dwctl_trio.protocol.request_input import check_calls, parse_input, render_input
@@ -86,9 +87,7 @@ def parse_request(body: object, *, server_tools: Collection[str] | None = None) 
     fields = Fields(body, "")
     fields.refuse_unknown(_KNOWN)
     _refuse_unsupported(fields)
-    model = fields.require("model", lambda name: fields.text(name, length_max=MODEL_CHARACTERS_MAX))
-    if not model.strip():
-        raise InvalidRequest("Invalid 'model': it must not be empty.", param="model", code="invalid_value")
+    model = parse_model(fields)
     text = fields.object("text")
     conversation = parse_input(fields)
     check_calls(conversation)
@@ -119,6 +118,18 @@ def parse_request(body: object, *, server_tools: Collection[str] | None = None) 
         safety_identifier=fields.text("safety_identifier", length_max=64),
         prompt_cache_key=fields.text("prompt_cache_key", length_max=512),
     )
+
+
+def parse_model(fields: Fields) -> str:
+    """The name of the model.
+
+    Raises:
+        InvalidRequest: There is none, or it is too long.
+    """
+    model = fields.require("model", lambda name: fields.text(name, length_max=MODEL_CHARACTERS_MAX))
+    if not model.strip():
+        raise InvalidRequest("Invalid 'model': it must not be empty.", param="model", code="invalid_value")
+    return model
 
 
 def _default_true(flag: bool | None) -> bool:
@@ -226,6 +237,11 @@ def _metadata_value(fields: Fields, name: str) -> str:
     if value is None:
         raise wrong_type(fields.path(name), "a string", None)
     return value
+
+
+def encode_request(request: ResponseRequest) -> bytes:
+    """The request as a row keeps it."""
+    return json.encode(render_request(request))
 
 
 def render_request(request: ResponseRequest) -> dict[str, object]:

@@ -18,6 +18,7 @@ from dwctl_trio.domain.errors import InvalidRequest
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.request import RequestTool, ServerToolReference
 from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, FREE_CHOICE, ChoiceMode, OfferedTool, ToolChoice
+from dwctl_trio.protocol import json
 from dwctl_trio.protocol.fields import Fields, joined, wrong_type
 from dwctl_trio.protocol.offered_tools import as_bytes, as_json, render_client_tool
 from dwctl_trio.protocol.output_items import SERVER_LABEL
@@ -275,6 +276,11 @@ def _render_tool(tool: RequestTool) -> dict[str, object]:
     if tool.name == ALL_SERVER_TOOLS:
         return {"type": "mcp", "server_label": SERVER_LABEL}
     return {"type": "dwctl:tool", "name": tool.name}
+
+
+def encode_tools(tools: Iterable[OfferedTool]) -> bytes:
+    """What the model is offered, as a row keeps it."""
+    return json.encode(render_tools(tools))
 
 
 def render_tools(tools: Iterable[OfferedTool]) -> list[dict[str, object]]:

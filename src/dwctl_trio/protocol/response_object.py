@@ -10,9 +10,11 @@ from typing import Any
 
 from dwctl_trio.domain import ids
 from dwctl_trio.domain.items import McpCall, OutputItem
+from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.response import Response, ResponseError
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.protocol import json
 from dwctl_trio.protocol.offered_tools import echo_tools, render_choice
 from dwctl_trio.protocol.output_items import parse_items, render_item
 from dwctl_trio.protocol.request_body import render_reasoning, render_text
@@ -28,7 +30,7 @@ def render_response(response: Response) -> dict[str, object]:
         "completed_at": response.completed_at,
         "status": response.status.value,
         "background": request.background,
-        "error": _render_error(response.error),
+        "error": render_error(response.error),
         "incomplete_details": (
             None if response.incomplete_reason is None else {"reason": response.incomplete_reason.value}
         ),
@@ -42,7 +44,7 @@ def render_response(response: Response) -> dict[str, object]:
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": render_reasoning(request.reasoning) or {"effort": None, "summary": None},
         "safety_identifier": request.safety_identifier,
-        "service_tier": "default",
+        "service_tier": "flex" if request.service_tier is ServiceTier.FLEX else "default",
         "store": request.store,
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": render_text(request),
@@ -59,6 +61,11 @@ def render_response(response: Response) -> dict[str, object]:
     }
 
 
+def encode_response(response: Response) -> bytes:
+    """The response as JSON text, as GET answers."""
+    return json.encode(render_response(response))
+
+
 def render_usage(usage: Usage | None) -> dict[str, object] | None:
     """Token counts; details that the upstream did not give are 0, for the SDK's types demand numbers there."""
     if usage is None:
@@ -72,7 +79,8 @@ def render_usage(usage: Usage | None) -> dict[str, object] | None:
     }
 
 
-def _render_error(error: ResponseError | None) -> dict[str, object] | None:
+def render_error(error: ResponseError | None) -> dict[str, object] | None:
+    """Why a response failed, as clients see it."""
     return None if error is None else {"code": error.code.value, "message": error.message}
 
 

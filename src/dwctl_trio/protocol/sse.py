@@ -25,15 +25,17 @@ _DATA_PREFIX = b"data: "
 _DATA_PREFIX_BYTES = len(_DATA_PREFIX)
 
 
-def encode_frame(event: str, data: bytes, id: int | None = None) -> bytes:  # noqa: A002 - the field's own name
+def encode_frame(event: str | None, data: bytes, id: int | None = None) -> bytes:  # noqa: A002 - the field's own name
     """One frame, ready to be written in one piece.
 
     Args:
-        event: The ``event`` field; without line breaks.
+        event: The ``event`` field; without line breaks. None leaves it and the ``id`` out.
         data: The ``data`` field, UTF-8 without line breaks (``json.encode`` makes such).
         id: The ``id`` field; None leaves it out.
     """
     assert b"\n" not in data and b"\r" not in data, "data is one line"  # noqa: PT018 - one condition in two halves
+    if event is None:
+        return b"data: %b\n\n" % data
     if id is None:
         return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (id, event.encode(), data)

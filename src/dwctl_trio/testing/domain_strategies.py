@@ -14,6 +14,7 @@ import attrs
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.events import StreamEvent
+from dwctl_trio.domain.recovery import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.request import (
     InputMessage,
     InputPart,
@@ -40,7 +41,6 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.steps import StepState
-from dwctl_trio.domain.transitions import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.turn import (
     ContentFragment,
     FinishReason,
@@ -65,6 +65,11 @@ TOOL_FAILURES = (
     ErrorType.MAX_DEPTH_EXCEEDED,
 )
 """Why a call of a server tool may fail, but for a crash."""
+
+RETRIED_TURN = ResponseError(
+    type=ErrorType.STEP_RETRIED, code=ErrorCode.SERVER_ERROR, message="The model's server failed."
+)
+"""Why a turn failed after which the response was queued again."""
 
 TURN_LIMIT = ResponseError(
     type=ErrorType.MAX_ITERATIONS_EXCEEDED, code=ErrorCode.SERVER_ERROR, message="Too many turns."
@@ -267,13 +272,13 @@ def _rounds(max_fragments: int, depth: int) -> st.SearchStrategy[PlayedTurn]:
 
 
 def _dead_attempts(max_fragments: int) -> st.SearchStrategy[PlayedTurn]:
-    """Turns whose process died."""
+    """Turns whose process died, or that failed and were asked for again."""
     return st.builds(
         PlayedTurn,
         fragments=fragments(max_size=max_fragments),
         finish_reason=st.none(),
         state=st.just(StepState.FAILED),
-        error=st.just(ABANDONED_TURN),
+        error=st.sampled_from([ABANDONED_TURN, RETRIED_TURN]),
     )
 
 

@@ -5,6 +5,7 @@ Rule: small, fixed and valid; ``tests/domain/test_event_grammar.py`` says so.
 
 from uuid import UUID
 
+from dwctl_trio.domain.recovery import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.request import InputMessage, InputPart, PartKind, ResponseRequest, Role
 from dwctl_trio.domain.response import (
     Cancelled,
@@ -20,7 +21,6 @@ from dwctl_trio.domain.response import (
     ResponseStatus,
 )
 from dwctl_trio.domain.steps import StepState
-from dwctl_trio.domain.transitions import ABANDONED_CALL, ABANDONED_TURN
 from dwctl_trio.domain.turn import (
     ContentFragment,
     FinishReason,

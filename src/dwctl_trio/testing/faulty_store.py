@@ -13,16 +13,26 @@ from uuid import UUID
 import attrs
 import trio
 
+from dwctl_trio.domain.claiming import ClaimDemand
 from dwctl_trio.domain.errors import LeaseLost, StoreUnavailable
 from dwctl_trio.domain.idempotency import KeyHolder
+from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.steps import Chain
 from dwctl_trio.ports import (
+    Claimed,
+    EventPage,
+    EventSegment,
+    EventStore,
     FinishedResponse,
     LeaseStore,
+    LeaseWatch,
     NewResponse,
     Progress,
+    QueuedResponse,
+    QueueStore,
+    RenewedLeases,
+    RequeuedResponse,
     ResponseStore,
-    ResumedResponse,
     StoredResponse,
 )
 
@@ -64,12 +74,12 @@ Plan: TypeAlias = Callable[[StoreCall], Fault | None] | Sequence[Fault | None]
 """A fault for each call, or a list of them by number; calls beyond the list succeed."""
 
 
-class Store(ResponseStore, LeaseStore, Protocol):
-    """Both ports of one process."""
+class Store(ResponseStore, LeaseStore, QueueStore, EventStore, Protocol):
+    """All ports of one process."""
 
 
 class FaultyStore:
-    """Keeps ``ResponseStore`` and ``LeaseStore`` as far as *plan* lets it.
+    """Keeps the four ports of ``Store`` as far as *plan* lets it.
 
     Args:
         store: What does the work.
@@ -115,7 +125,7 @@ class FaultyStore:
         """See ``ports.LeaseStore``."""
         await self._call("register_process", self._store.register_process)
 
-    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> frozenset[UUID]:
+    async def renew_leases(self, response_ids: AbstractSet[UUID]) -> RenewedLeases:
         """See ``ports.LeaseStore``."""
         return await self._call("renew_leases", lambda: self._store.renew_leases(response_ids))
 
@@ -123,9 +133,9 @@ class FaultyStore:
         """See ``ports.LeaseStore``."""
         return await self._call("rescue_expired", self._store.rescue_expired)
 
-    async def take_over(self, response_id: UUID) -> ResumedResponse | None:
+    async def watch_leases(self, response_ids: AbstractSet[UUID]) -> LeaseWatch:
         """See ``ports.LeaseStore``."""
-        return await self._call("take_over", lambda: self._store.take_over(response_id))
+        return await self._call("watch_leases", lambda: self._store.watch_leases(response_ids))
 
     async def stop_process(self) -> None:
         """See ``ports.LeaseStore``."""
@@ -134,6 +144,46 @@ class FaultyStore:
     async def ping(self) -> None:
         """See ``ports.LeaseStore``."""
         await self._call("ping", self._store.ping)
+
+    async def read_clock(self) -> float:
+        """See ``ports.QueueStore``."""
+        return await self._call("read_clock", self._store.read_clock)
+
+    async def enqueue_response(self, queued: QueuedResponse) -> None:
+        """See ``ports.QueueStore``."""
+        await self._call("enqueue_response", lambda: self._store.enqueue_response(queued))
+
+    async def claim_responses(self, demand: ClaimDemand) -> Sequence[Claimed]:
+        """See ``ports.QueueStore``."""
+        return await self._call("claim_responses", lambda: self._store.claim_responses(demand))
+
+    async def append_events(self, response_id: UUID, epoch: int, segment: EventSegment) -> None:
+        """See ``ports.QueueStore``."""
+        await self._call("append_events", lambda: self._store.append_events(response_id, epoch, segment))
+
+    async def requeue_response(self, requeued: RequeuedResponse) -> None:
+        """See ``ports.QueueStore``."""
+        await self._call("requeue_response", lambda: self._store.requeue_response(requeued))
+
+    async def request_cancel(self, response_id: UUID, owner: str) -> RowState | None:
+        """See ``ports.QueueStore``."""
+        return await self._call("request_cancel", lambda: self._store.request_cancel(response_id, owner))
+
+    async def take_over(self, response_id: UUID, *, patience_s: float) -> Claimed | None:
+        """See ``ports.QueueStore``."""
+        return await self._call("take_over", lambda: self._store.take_over(response_id, patience_s=patience_s))
+
+    async def read_events(self, response_id: UUID, owner: str, after: int) -> EventPage | None:
+        """See ``ports.EventStore``."""
+        return await self._call("read_events", lambda: self._store.read_events(response_id, owner, after))
+
+    async def read_told(self, response_id: UUID) -> bytes:
+        """See ``ports.EventStore``."""
+        return await self._call("read_told", lambda: self._store.read_told(response_id))
+
+    async def read_claimed_steps(self, response_id: UUID) -> Chain:
+        """See ``ports.EventStore``."""
+        return await self._call("read_claimed_steps", lambda: self._store.read_claimed_steps(response_id))
 
     async def _call(self, method: str, run: Callable[[], Awaitable[_Result]]) -> _Result:
         call = StoreCall(number=len(self.calls), method=method)

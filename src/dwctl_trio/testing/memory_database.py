@@ -6,12 +6,14 @@ Rule 2: time is Trio's plus what ``advance_clock`` added, so that it follows a m
 Source: ``postgres/sql/migrations``; the suites in ``tests/conformance`` hold both to the same behaviour.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import attrs
 import trio
 
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES
+from dwctl_trio.ports import EventSegment
 from dwctl_trio.testing.memory_rows import (
     EventLog,
     MemoryKey,
@@ -89,6 +91,16 @@ class MemoryDatabase:
         """The steps of one response in order."""
         steps = [step for step in self.steps.values() if step.response_id == response_id]
         return sorted(steps, key=lambda step: step.sequence)
+
+    def put_events(self, response_id: UUID, segments: Sequence[EventSegment]) -> None:
+        """Add those of *segments* whose beginning is not there yet."""
+        log = self.events.get(response_id)
+        known = log.segments if log is not None else ()
+        begun = {segment.first_sequence for segment in known}
+        added = [segment for segment in segments if segment.first_sequence not in begun]
+        if added:
+            ordered = sorted([*known, *added], key=lambda segment: segment.first_sequence)
+            self.events[response_id] = EventLog(segments=tuple(ordered))
 
     def remove_row(self, response_id: UUID) -> None:
         """Delete a row with what refers to it; usage records refer to nothing."""

@@ -17,7 +17,7 @@ from dwctl_trio.domain.lifecycle import LEASED_STATES, REQUIRED_COLUMNS, TERMINA
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.steps import ModelCall, Step, StepDescriptor, StepResult, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.turn import ModelTurn
-from dwctl_trio.ports import ApiKey, CallMetering, NewResponse
+from dwctl_trio.ports import ApiKey, CallMetering, EventSegment, ResponseRow
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.response_object import parse_turn, render_turn
 
@@ -49,17 +49,26 @@ class MemoryRow:
     stream: bool
     store: bool
     request: bytes | None
-    """Encoded; None with ``store: false``."""
+    """Encoded; None if nothing is kept."""
     tools: bytes | None
-    """Encoded; None with ``store: false`` or without tools."""
+    """Encoded; None if nothing is kept, or without tools."""
     state: RowState
     daemon_id: UUID | None
     epoch: int
     lease_expires_at: float | None
     created_at: float
     started_at: float | None
+    surface: str = "responses"
     background: bool = False
+    priority: int = 0
+    not_before: float | None = None
+    deadline: float | None = None
+    """None for a warm response."""
+    attempt: int = 0
     reclaims: int = 0
+    last_sequence: int | None = None
+    """Of its stored events."""
+    cancel_requested_at: float | None = None
     response_status: int | None = None
     response: bytes | None = None
     """Encoded, as the terminal event carried it."""
@@ -69,10 +78,15 @@ class MemoryRow:
     idempotency_digest: bytes | None = None
 
     @property
+    def is_queued(self) -> bool:
+        """Whether it is its lifetime, not a connection."""
+        return self.deadline is not None
+
+    @property
     def holds_key(self) -> bool:
         """Whether it keeps its idempotency key from others: it is live, or its client got a response."""
-        released = self.response_status is not None and self.response_status >= _HTTP_ERROR_MIN
-        return self.idempotency_key is not None and not released
+        has_error = self.response_status is not None and self.response_status >= _HTTP_ERROR_MIN
+        return self.idempotency_key is not None and (self.background or not has_error)
 
 
 @attrs.frozen(kw_only=True)
@@ -98,10 +112,20 @@ class MemoryStep:
 
 @attrs.frozen(kw_only=True)
 class EventLog:
-    """The row of ``response_events`` of one response."""
+    """The rows of ``response_events`` of one response."""
 
-    last_sequence: int
-    frames: bytes
+    segments: tuple[EventSegment, ...]
+    """In order; at least one."""
+
+    @property
+    def last_sequence(self) -> int:
+        """Of all events."""
+        return self.segments[-1].last_sequence
+
+    @property
+    def frames(self) -> bytes:
+        """All events as they went over the wire."""
+        return b"".join(segment.frames for segment in self.segments)
 
 
 @attrs.frozen(kw_only=True)
@@ -169,28 +193,34 @@ def opened_step(response_id: UUID, step: Step, now: float, *, store: bool) -> Me
 def ended_step(row: MemoryStep, step: Step, now: float, *, store: bool) -> MemoryStep:
     """The *row* once it has ended as *step*."""
     result: bytes | None = None
-    if store and isinstance(step.result, ModelTurn):
+    if isinstance(step.result, ModelTurn):
         result = json.encode(render_turn(step.result))
-    elif store and isinstance(step.result, ToolOutput):
+    elif isinstance(step.result, ToolOutput):
         result = json.encode(step.result.output)
-    error = step.error if store or step.error is None else attrs.evolve(step.error, message="")
-    return attrs.evolve(row, state=step.state, result=result, error=error, finished_at=now)
+    ended = attrs.evolve(row, state=step.state, result=result, error=step.error, finished_at=now)
+    return ended if store else forgotten_step(ended)
 
 
-def usage_record(new: NewResponse, step: Step, metering: CallMetering, now: float) -> UsageRecord:
+def forgotten_step(row: MemoryStep) -> MemoryStep:
+    """The *row* without what was said."""
+    error = None if row.error is None else attrs.evolve(row.error, message="")
+    return attrs.evolve(row, request=None, result=None, error=error)
+
+
+def usage_record(row: ResponseRow, step: Step, metering: CallMetering, now: float) -> UsageRecord:
     """What is recorded of a model call."""
     usage = step.result.usage if isinstance(step.result, ModelTurn) else None
     route, first_token_ago_s = metering.route, metering.first_token_ago_s
     price = route.price
     return UsageRecord(
         step_id=step.id,
-        response_id=new.response_id,
-        owner=new.owner,
+        response_id=row.response_id,
+        owner=row.owner,
         model=route.model,
         upstream=route.upstream,
         upstream_model=route.upstream_model,
-        service_tier=new.request.service_tier.value,
-        stream=new.request.stream,
+        service_tier=row.service_tier.value,
+        stream=row.stream,
         http_status=metering.http_status,
         error_code=metering.error_code,
         started_at=now - metering.started_ago_s,
@@ -263,9 +293,12 @@ def check_row(row: MemoryRow) -> None:
     ended = terminal == (row.finished_at is not None) == (row.response_status is not None)
     status_known = row.response_status is None or _HTTP_STATUS_MIN <= row.response_status <= _HTTP_STATUS_MAX
     error_known = (row.state is RowState.FAILED) == (row.error is not None)
-    forgotten = row.store or not terminal or (row.request is None and row.response is None)
+    forgotten = row.store or not terminal or row.request is row.tools is row.response is None
+    waiting = row.not_before is None or row.state is RowState.PENDING
     keyed = (row.idempotency_key is None) == (row.idempotency_digest is None)
-    if missing or not (unowned and ended and status_known and error_known and forgotten and keyed and row.owner):
+    if missing or not (
+        unowned and ended and status_known and error_known and forgotten and waiting and keyed and row.owner
+    ):
         raise refusal("a CHECK constraint of requests")
 
 

@@ -151,12 +151,22 @@ def cut_run(run: Run, point: int, ending: Ending) -> Run:
     return _play(attrs.evolve(run, ending=ending), point)
 
 
-def crash_run(run: Run, point: int) -> Chain:
-    """The steps of *run* as they are if its process dies at *point*: some may be open."""
+@attrs.frozen
+class Moment:
+    """How far a run is: its steps, of which some may be open, and what was said of its items."""
+
+    steps: Chain
+    events: tuple[Event, ...]
+
+
+def moments_of(run: Run) -> tuple[Moment, ...]:
+    """*run* at every point where its process may die, whatever its ending, and before that."""
     player = _Player(run.opening, run.schedule)
-    for _ in islice(player.play_loop(run.turns), point):
-        pass
-    return tuple(player.steps)
+
+    def now() -> Moment:
+        return Moment(tuple(player.steps), tuple(player.events))
+
+    return (*(now() for _ in player.play_loop(run.turns)), now())
 
 
 def number(events: Sequence[Event]) -> tuple[StreamEvent, ...]:

@@ -23,8 +23,9 @@ from dwctl_trio.engine.leases import LiveResponses
 from dwctl_trio.engine.scope import ResponseRefused, run_inline_blocking, run_inline_streaming
 from dwctl_trio.engine.state import Services
 from dwctl_trio.http.event_body import EventBody
-from dwctl_trio.ports import NewResponse, ResponseStore
+from dwctl_trio.ports import NewResponse
 from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.testing.faulty_store import Store
 from dwctl_trio.testing.service import make_config
 from dwctl_trio.testing.simulator import Simulator, open_simulator
 from dwctl_trio.testing.tool_server import ToolServer, open_tool_server
@@ -137,7 +138,7 @@ def make_new(model: str, *, stream: bool, catalog: ToolCatalog | None = None, **
 
 @asynccontextmanager
 async def open_request_bench(
-    store: ResponseStore, limits: Limits = DEFAULT_LIMITS, overrides: Mapping[str, Any] | None = None
+    store: Store, limits: Limits = DEFAULT_LIMITS, overrides: Mapping[str, Any] | None = None
 ) -> AsyncIterator[RequestBench]:
     """A bench over *store*, for the time of the block.
 
@@ -153,7 +154,10 @@ async def open_request_bench(
         async with open_upstreams(config.upstreams, limits) as upstreams:
             services = Services(
                 store=store,
+                queue=store,
+                events=store,
                 upstream=upstreams,
+                chat=upstreams,
                 tools=HttpToolRunner(limits),
                 catalog=config.tools,
                 limits=limits,

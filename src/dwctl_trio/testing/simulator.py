@@ -84,6 +84,8 @@ class Simulator:
         """The bearer token of the newest request that had one."""
         self.origin = ""
         """Scheme, host and port; ``/control/…`` is below it."""
+        self.observers: list[Callable[[ReceivedRequest], None]] = []
+        """Called with each request as it arrives; ``requests`` forgets the oldest."""
         self._requests: deque[ReceivedRequest] = deque()
         self._requests_bytes = 0
         self._exchanges: set[_Exchange] = set()
@@ -258,7 +260,10 @@ class Simulator:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             self.last_bearer = credentials
-        self._requests.append(ReceivedRequest(headers=request.headers, raw_body=request.body, model=model, key=key))
+        received = ReceivedRequest(headers=request.headers, raw_body=request.body, model=model, key=key)
+        for observe in self.observers:
+            observe(received)
+        self._requests.append(received)
         self._requests_bytes += len(request.body)
         while len(self._requests) > REQUESTS_KEPT or self._requests_bytes > REQUESTS_KEPT_BYTES:
             self._requests_bytes -= len(self._requests.popleft().raw_body)

@@ -22,6 +22,8 @@ class Statistics:
 
     open: int
     """Requests being answered now."""
+    open_max: int
+    """The most that were answered at once."""
     paused: int
     """Of these, waiting to be resumed."""
     connections: int
@@ -52,7 +54,7 @@ class Counters:
 
     def reset(self) -> None:
         """Start again; what is under way stays counted."""
-        self.total = self.open
+        self.total = self.open_max = self.open
         self.completed = self.aborted_by_client = self.failed = 0
         self.tokens_sent = self.prompt_tokens = self.completion_tokens_reported = 0
         self.by_model: dict[str, int] = {}
@@ -78,6 +80,7 @@ class Counters:
     def start_request(self, model: str, *, prompt_tokens: int) -> None:
         """A request has been received."""
         self.open += 1
+        self.open_max = max(self.open_max, self.open)
         self.total += 1
         self.prompt_tokens += prompt_tokens
         name = model if model in self.by_model or len(self.by_model) < MODELS_MAX else "*"

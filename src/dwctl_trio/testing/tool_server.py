@@ -91,6 +91,8 @@ class ToolServer:
     def __init__(self) -> None:
         self.origin = ""
         """Scheme, host and port."""
+        self.observers: list[Callable[[ReceivedCall], None]] = []
+        """Called with each call as it arrives; ``calls`` forgets the oldest."""
         self.calls_by_key: Counter[str] = Counter()
         """How often each idempotency key came."""
         self.connections = self.accepted = self.open = self.paused = self.answered = self.left = self.cut = 0
@@ -168,6 +170,8 @@ class ToolServer:
         """Answer one call; False when the connection is to be closed."""
         call = ReceivedCall(method=request.method, path=request.path, headers=request.headers, raw_body=request.body)
         self._calls.append(call)
+        for observe in self.observers:
+            observe(call)
         self.calls_by_key[call.idempotency_key or ""] += 1
         self._note(open=1)
         end: _End = "cut"  # if the server itself is stopped meanwhile

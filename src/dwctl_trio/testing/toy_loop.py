@@ -17,11 +17,13 @@ import attrs
 
 from dwctl_trio.domain.items import CALL_TYPES, CallKind, ItemStatus, Message, OutputItem
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
+from dwctl_trio.domain.recovery import recover_chain
 from dwctl_trio.domain.request import InputMessage, ResponseRequest, Role
 from dwctl_trio.domain.response import Completed, Ending, ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepState, ToolCall, ToolOutput
+from dwctl_trio.domain.told import NOTHING_TOLD
 from dwctl_trio.domain.tools import FREE_CHOICE, AgentTool, ChoiceMode, kind_of_call
-from dwctl_trio.domain.transitions import Action, AppendSteps, Finish, TurnPlan, next_action, plan_turn, recover_step
+from dwctl_trio.domain.transitions import Action, AppendSteps, Finish, TurnPlan, next_action, plan_turn
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.testing.played_runs import CATALOG, OFFERED_TOOLS, SERVER_TOOLS
@@ -103,7 +105,7 @@ class ToyLoop:
             Crashed: The moment *dies_at* was reached.
         """
         self.moments, self._dies_at = 0, dies_at
-        self._steps = [(recover_step(step, CATALOG) or step) if step.is_open else step for step in self.rows]
+        self._steps = list(recover_chain(self.rows, NOTHING_TOLD, CATALOG))
         top = _Loop()
         for _ in self._run_loop(top):
             pass

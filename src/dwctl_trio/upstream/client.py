@@ -3,13 +3,12 @@
 Rule 1: leaving a call closes its connection at once unless the answer was read to its end.
 Rule 2: a place at the upstream is taken before httpx is asked, so that its pool never queues: a pool that queues
 loses its slots under cancellation (httpcore issue 1093).
-Rule 3: the clock of the upstream stands still while we wait for our own client.
-Rule 4: nothing of a provider's text leaves this module.
+Rule 3: nothing of a provider's text leaves this module, but for an answer that is handed over as it is.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Self
 
 import attrs
@@ -27,9 +26,13 @@ from dwctl_trio.domain.errors import (
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.turn import Fragment
-from dwctl_trio.ports import UpstreamCall
+from dwctl_trio.ports import ChatCall, UpstreamCall
+from dwctl_trio.protocol.answer_reader import AnswerReader, Item
+from dwctl_trio.protocol.chat_answer import ChatAnswerReader, ChatPart
+from dwctl_trio.protocol.chat_body import render_chat
 from dwctl_trio.protocol.chat_completions import ChunkReassembler, render_chat_request
 from dwctl_trio.protocol.trace_context import TraceContext, render_trace_context
+from dwctl_trio.upstream.answer import HttpAnswer
 from dwctl_trio.upstream.deadline import CallDeadline
 
 _CLOSE_S_MAX = 1.0
@@ -55,11 +58,13 @@ class Upstreams:
         """Calls of upstream *name* that may be under way at once."""
         return self._clients[name].all_places
 
-    @asynccontextmanager
-    async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
+    def open_turn(self, call: UpstreamCall) -> AbstractAsyncContextManager[HttpAnswer[Fragment]]:
         """See ``ports.Upstream``."""
-        async with self._clients[call.route.upstream].open_turn(call) as turn:
-            yield turn
+        return self._clients[call.route.upstream].open_turn(call)
+
+    def open_chat(self, call: ChatCall) -> AbstractAsyncContextManager[HttpAnswer[ChatPart]]:
+        """See ``ports.ChatUpstream``."""
+        return self._clients[call.route.upstream].open_chat(call)
 
 
 @asynccontextmanager
@@ -117,17 +122,39 @@ class UpstreamClient:
         """Calls that could begin now without waiting."""
         return self._places.value
 
-    @asynccontextmanager
-    async def open_turn(self, call: UpstreamCall) -> AsyncIterator["HttpTurn"]:
+    def open_turn(self, call: UpstreamCall) -> AbstractAsyncContextManager[HttpAnswer[Fragment]]:
         """See ``ports.Upstream``."""
+        return self._open(partial(self._render_turn, call), self._turn_reader(call), call.trace)
+
+    def open_chat(self, call: ChatCall) -> AbstractAsyncContextManager[HttpAnswer[ChatPart]]:
+        """See ``ports.ChatUpstream``."""
+        request, limits = call.request, self._limits
+        quirks, model = self._config.quirks, call.route.upstream_model
+        reader = ChatAnswerReader(
+            request, event_bytes_max=limits.upstream_event_bytes, answer_bytes_max=limits.upstream_answer_bytes
+        )
+        render = partial(render_chat, request, upstream_model=model, quirks=quirks)
+        return self._open(render, reader, call.trace, is_whole=not request.stream)
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        render: Callable[[], bytes],
+        reader: AnswerReader[Item],
+        trace: TraceContext | None,
+        *,
+        is_whole: bool = False,
+    ) -> AsyncIterator[HttpAnswer[Item]]:
+        """Send what *render* gives, once there is a place for it, and wait for the head."""
         await self._take_place()
         try:
-            with CallDeadline(self._timing) as deadline:
+            with CallDeadline(self._timing, is_whole=is_whole) as deadline:
+                # Nobody else holds the body, so that it is gone when it was sent.
                 async with (
-                    await self._send(self._render(call), deadline, call.trace) as response,
-                    HttpTurn(response, self._reassembler(call), deadline, self._limits) as turn,
+                    await self._send(_Body(render()), deadline, trace) as response,
+                    HttpAnswer(response, reader, deadline, self._limits) as answer,
                 ):
-                    yield turn
+                    yield answer
         finally:
             self._places.release()
 
@@ -151,7 +178,7 @@ class UpstreamClient:
             upstream_total_s=own.total_s or usual.upstream_total_s,
         )
 
-    def _reassembler(self, call: UpstreamCall) -> ChunkReassembler:
+    def _turn_reader(self, call: UpstreamCall) -> ChunkReassembler:
         return ChunkReassembler(
             call.step_id,
             event_bytes_max=self._limits.upstream_event_bytes,
@@ -160,10 +187,9 @@ class UpstreamClient:
             custom_tools={tool.name for tool in call.plan.tools if tool.kind is CallKind.CUSTOM},
         )
 
-    def _render(self, call: UpstreamCall) -> "_Body":
-        """The body of a call; nobody else holds it, so that it is gone when it was sent."""
+    def _render_turn(self, call: UpstreamCall) -> bytes:
         quirks, model = self._config.quirks, call.route.upstream_model
-        return _Body(render_chat_request(call.request, call.output, call.plan, upstream_model=model, quirks=quirks))
+        return render_chat_request(call.request, call.output, call.plan, upstream_model=model, quirks=quirks)
 
     async def _send(self, body: "_Body", deadline: CallDeadline, trace: TraceContext | None) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""
@@ -223,115 +249,6 @@ class _ClosingResponse:
     async def __aexit__(self, *_: object) -> None:
         with trio.move_on_after(_CLOSE_S_MAX, shield=True):
             await self._response.aclose()
-
-
-class HttpTurn:
-    """A model call whose head has arrived; keeps ``ports.TurnStream``."""
-
-    def __init__(
-        self, response: httpx.Response, reassembler: ChunkReassembler, deadline: CallDeadline, limits: Limits
-    ) -> None:
-        self.http_status = response.status_code
-        self._chunks = response.aiter_raw()
-        self._reassembler = reassembler
-        self._deadline = deadline
-        self._limits = limits
-        self._is_json = _is_json(response.headers)
-        self._body = bytearray()
-        self._at_end = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Break off a body that was not read to its end.
-
-        httpx hands out generators inside generators and closes only the outermost. A read under cancellation ends
-        them all: each unwinds from the innermost outwards.
-        """
-        with suppress(httpx.TransportError), trio.CancelScope() as scope:
-            scope.cancel()
-            while await anext(self._chunks, None) is not None:
-                pass
-
-    def __aiter__(self) -> AsyncIterator[Sequence[Fragment]]:
-        """See ``ports.TurnStream``."""
-        return self
-
-    async def __anext__(self) -> Sequence[Fragment]:
-        """The fragments of the next read that holds any."""
-        while not self._at_end:
-            data = await self._read()
-            if data is None:
-                self._at_end = True
-                fragments = self._end()
-            elif self._is_json:
-                fragments = self._collect(data)
-            else:
-                fragments = self._reassembler.feed(data)
-            if fragments:
-                return fragments
-        raise StopAsyncIteration
-
-    async def _read(self) -> bytes | None:
-        """The next bytes; None at the end of the body, or when nothing more is of interest."""
-        if self._reassembler.finished:
-            self._deadline.lift()
-        if self._reassembler.is_complete:
-            with trio.move_on_after(self._limits.upstream_drain_s):
-                await self._drain()
-            return None
-        if self._reassembler.finished:
-            return await self._read_usage()
-        try:
-            with self._deadline.expect_chunk():
-                return await anext(self._chunks, None)
-        except httpx.TransportError as error:
-            raise UpstreamError("The connection to the model's server broke in the middle of its answer.") from error
-
-    async def _read_usage(self) -> bytes | None:
-        """The next bytes after the model has stopped: the turn is whole, so nothing can fail any more."""
-        with trio.move_on_after(self._limits.upstream_usage_s):
-            try:
-                return await anext(self._chunks, None)
-            except httpx.TransportError:
-                return None
-        return None
-
-    async def _drain(self) -> None:
-        """Read to the end of the body, for only then can the connection be used again."""
-        try:
-            while await anext(self._chunks, None) is not None:
-                pass
-        except httpx.TransportError:
-            pass  # the turn is whole; the connection is not used again
-
-    def _collect(self, data: bytes) -> Sequence[Fragment]:
-        self._body += data
-        if len(self._body) > self._limits.upstream_answer_bytes:
-            raise UpstreamError("The answer of the model's server is too large.")
-        return ()
-
-    def _end(self) -> Sequence[Fragment]:
-        if self._is_json:
-            return [*self._reassembler.feed_json(bytes(self._body)), *self._reassembler.end()]
-        return self._reassembler.end()
-
-
-def _is_json(headers: httpx.Headers) -> bool:
-    """Whether the answer is one JSON document instead of the stream that was asked for.
-
-    Raises:
-        UpstreamError: It is neither.
-    """
-    media_type = headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        return True
-    if media_type in {"text/event-stream", "text/plain", "application/octet-stream"}:
-        return False
-    raise UpstreamError("The model's server answered with something that is neither a stream nor JSON.", status=200)
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:

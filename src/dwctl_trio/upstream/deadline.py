@@ -25,10 +25,12 @@ class CallDeadline:
 
     Args:
         limits: ``upstream_first_byte_s``, ``upstream_chunk_s`` and ``upstream_total_s``.
+        is_whole: The answer comes in one piece when all of it has been thought of: only the last of them holds.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, is_whole: bool = False) -> None:
         self._limits = limits
+        self._is_whole = is_whole
         self._scope = trio.CancelScope()
         self._total_at = 0.0
         self._first_byte_at: float | None = None
@@ -74,5 +76,6 @@ class CallDeadline:
         self.pause()
 
     def _set(self, at: float, expected: str) -> None:
+        at = self._total_at if self._is_whole else at
         self._expected = expected if at < self._total_at else _TOTAL
         self._scope.deadline = min(at, self._total_at)

@@ -12,7 +12,7 @@ with opened as (
         1, 'processing', :daemon_id, 1, dwctl_now() + make_interval(secs => :lease_s), dwctl_now()
     )
     on conflict (owner, idempotency_key)
-    where idempotency_key is not null and (response_status is null or response_status < 400)
+    where idempotency_key is not null and (response_status is null or response_status < 400 or background)
     do nothing
     returning id, created_at
 ),

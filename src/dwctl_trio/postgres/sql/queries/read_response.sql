@@ -9,5 +9,5 @@ select
     error,
     floor(extract(epoch from created_at))::bigint as created_at
 from requests
-where id = :response_id and owner = :owner and surface = 'responses' and store
+where id = :response_id and owner is not distinct from :owner and surface = 'responses' and store
     and (response is not null or request is not null)

@@ -1,13 +1,25 @@
 -- rescue_expired
--- Ends warm rows whose lease has expired as failed / step_abandoned, with their open steps and usage records.
--- State, epoch and lease are checked again in the update: a row that was finished or renewed meanwhile is left alone.
+-- Frees rows whose lease has expired.
+-- A queued one waits again; a warm one ends as failed / step_abandoned, with its open steps and usage records. State,
+-- epoch and lease are checked again in the updates: a row that was finished or renewed meanwhile is left alone.
 with expired as (
-    select id, epoch from requests
+    select id, epoch, deadline is not null as is_queued from requests
     where state in ('claimed', 'processing') and lease_expires_at < dwctl_now()
-        and not background and service_tier <> 'flex'
     order by lease_expires_at, id
     limit :rows
     for update skip locked
+),
+requeued as (
+    update requests as r set
+        state = 'pending',
+        daemon_id = null,
+        lease_expires_at = null,
+        epoch = r.epoch + 1,
+        reclaims = r.reclaims + 1
+    from expired as e
+    where r.id = e.id and e.is_queued and r.epoch = e.epoch
+        and r.state in ('claimed', 'processing') and r.lease_expires_at < dwctl_now()
+    returning r.id
 ),
 ended as (
     update requests as r set
@@ -21,7 +33,7 @@ ended as (
         error = :error,
         finished_at = dwctl_now()
     from expired as e
-    where r.id = e.id and r.epoch = e.epoch
+    where r.id = e.id and not e.is_queued and r.epoch = e.epoch
         and r.state in ('claimed', 'processing') and r.lease_expires_at < dwctl_now()
     returning r.id, r.owner, r.model, r.upstream, r.upstream_model, r.service_tier, r.stream
 ),
@@ -44,4 +56,6 @@ metered as (
     where s.kind = 'model_call'
     on conflict (step_id) do nothing
 )
+select id from requeued
+union all
 select id from ended

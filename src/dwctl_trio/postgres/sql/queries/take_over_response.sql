@@ -1,12 +1,22 @@
 -- take_over_response
--- Makes a row whose lease has expired this process's, to be resumed.
+-- Makes a row that is to be cancelled this process's, to end it: it waits, or nobody works on it, or too slowly.
 update requests set
+    state = case when state = 'pending' then 'claimed' else state end,
     daemon_id = :daemon_id,
     epoch = epoch + 1,
-    reclaims = reclaims + 1,
-    lease_expires_at = dwctl_now() + make_interval(secs => :lease_s)
-where id = :response_id and state = 'processing' and lease_expires_at < dwctl_now() and store and request is not null
+    attempt = case when state = 'pending' then attempt + 1 else attempt end,
+    lease_expires_at = dwctl_now() + make_interval(secs => :lease_s),
+    not_before = null
+where id = :response_id and request is not null and cancel_requested_at is not null
+    and (
+        state = 'pending'
+        or (
+            state in ('claimed', 'processing')
+            and (
+                lease_expires_at < dwctl_now()
+                or cancel_requested_at <= dwctl_now() - make_interval(secs => :patience_s)
+            )
+        )
+    )
 returning
-    owner, key_prefix, request, tools, upstream, upstream_model, epoch,
-    floor(extract(epoch from created_at))::bigint as created_at,
-    extract(epoch from dwctl_now() - started_at)::double precision as age_s
+-- include claimed_columns

@@ -1,0 +1,26 @@
+"""A chat completion that is asked for: one call of the upstream, whose answer is handed over as it is.
+
+Rule: of the client's body only what we act on is read; the rest belongs to the client and the upstream.
+"""
+
+import attrs
+
+from dwctl_trio.domain.request import ServiceTier
+
+
+@attrs.frozen(kw_only=True)
+class ChatRequest:
+    """A validated ``POST /v1/chat/completions``."""
+
+    model: str
+    """The alias as the client wrote it."""
+    body: bytes
+    """All that the client sent, encoded."""
+    stream: bool = False
+    wants_usage: bool = False
+    """Whether the client asked for the chunk that holds the usage."""
+    choices: int = 1
+    """Answers that were asked for side by side."""
+    store: bool = False
+    """OpenAI's default: what was said is gone when it has been handed over."""
+    service_tier: ServiceTier = ServiceTier.AUTO

@@ -1,0 +1,23 @@
+-- claimed_columns
+-- What who has made a row its own is told of it.
+id,
+surface,
+owner,
+key_prefix,
+model,
+upstream,
+upstream_model,
+service_tier,
+stream,
+store,
+request,
+tools,
+epoch,
+attempt,
+reclaims,
+last_sequence,
+started_at is not null as was_started,
+cancel_requested_at is not null as is_cancel_requested,
+floor(extract(epoch from created_at))::bigint as created_at,
+extract(epoch from dwctl_now() - created_at)::double precision as age_s,
+extract(epoch from deadline - dwctl_now())::double precision as deadline_in_s
