@@ -8,8 +8,10 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.runtime
 	@$(BIN)/dwctl-trio demo
 
+# Side by side, but for the tests whose bounds are times and whose processes fill the machine by themselves.
 test: $(VENV)/.development
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --ignore tests/acceptance
+	$(BIN)/pytest -q tests/acceptance
 
 test-long: $(VENV)/.development
 	$(BIN)/pytest -q -m long

@@ -49,11 +49,14 @@ class _Worker:
         self.response_id, self.request = new.response_id, new.request
         await enqueue(services, new)
 
-    async def work(self) -> None:
+    async def work(self) -> bool:
+        """Work on what waits; whether anything did."""
         services = self.bench.requests.services
-        for claimed in await services.queue.claim_responses(_ANY):
+        waiting = await services.queue.claim_responses(_ANY)
+        for claimed in waiting:
             assert isinstance(claimed, ClaimedResponse)
             await run_claimed(services, claimed)
+        return bool(waiting)
 
     async def state(self) -> RowState:
         assert self.response_id is not None
@@ -65,10 +68,13 @@ class _Worker:
         """Work until the response has ended; how it did."""
         assert self.response_id is not None
         services = self.bench.requests.services
+        has_worked = False
         with trio.fail_after(_AGAIN_S_MAX):
-            while await self.state() in {RowState.PENDING, RowState.PROCESSING}:
-                await self.work()
+            while (state := await self.state()) in {RowState.PENDING, RowState.PROCESSING}:
+                has_worked = await self.work()
                 await trio.lowlevel.checkpoint()
+        if state is RowState.CLAIMED and not has_worked:
+            return "claimed"  # the cancelled claim was committed after all
         page = await services.events.read_events(self.response_id, OWNER, -1)
         stored = await services.store.read_response(self.response_id, OWNER)
         assert page is not None
@@ -106,11 +112,9 @@ async def _sweep(dsn: str | None) -> None:
                 async for _ in sweep:
                     assert len(bench.requests.services.live) == 0
                     state = await worker.state()
-                    if state is RowState.CLAIMED:  # cancelled between the claim and its worker: the rescuer's
-                        ends["claimed"] = ends.get("claimed", 0) + 1
-                    else:
-                        status = await worker.finish()
-                        ends[status] = ends.get(status, 0) + 1
+                    # Cancelled between the claim and its worker it is the rescuer's.
+                    status = "claimed" if state is RowState.CLAIMED else await worker.finish()
+                    ends[status] = ends.get(status, 0) + 1
                     await bench.requests.check_nothing_left()
                     runs += 1
                     await worker.enqueue(model)

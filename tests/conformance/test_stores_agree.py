@@ -225,7 +225,7 @@ class Machine:
             new, created_at=self.began_at, priority=choice % 3, deadline_s=DEADLINES_S[choice // 4]
         )  # fmt: skip
         await store.enqueue_response(queued)
-        self.news[act.response] = new
+        self.news.setdefault(act.response, new)  # enqueued again, it stays what it was
 
     def _named(self, choice: int) -> set[UUID]:
         return {self._id(place) for place in range(RESPONSES) if choice >> place & 1}

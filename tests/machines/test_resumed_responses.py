@@ -43,7 +43,8 @@ async def test_a_sub_agent_that_is_shown_is_told_again_from_its_beginning(world:
         played = await world.play(attrs.evolve(plan, lives=({number: Fault.DIE_BEFORE},)))
 
         assert check_played(played) == "completed"
-        assert _items_of_agents(played) == whole
+        # A message may have been told before its turn was lost: the next turn's is one more.
+        assert list(dict.fromkeys(_items_of_agents(played))) == whole
 
 
 def _items_of_agents(played: Played) -> list[str]:

@@ -58,6 +58,7 @@ async def run_claimed(services: Services, claimed: ClaimedResponse) -> None:
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # the process ends, or a fault of ours that nobody foresaw
             reason = HandedBack.FAULT if isinstance(error, Exception) else HandedBack.STOPPING
+            _supersede(scope)
             await hand_back(services, _unfinished(scope), reason)
             raise
         if await goes_back(services, attempt, _unfinished(scope)):
