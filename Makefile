@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long check format bench docs lock clean
+.PHONY: demo test test-long clients check format bench docs lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/dwctl-trio demo
@@ -15,6 +15,10 @@ test: $(VENV)/.development
 
 test-long: $(VENV)/.development
 	$(BIN)/pytest -q -m long
+
+# JavaScript clients; needs node (20 or newer) and npm, which fetches them.
+clients: $(VENV)/.development
+	$(BIN)/python -m tests.clients.node
 
 check: $(VENV)/.development
 	$(BIN)/ruff format --check .

@@ -31,7 +31,9 @@ upstreams:
     base_url: "http://127.0.0.1:8000/v1"
     api_key: "${LOCAL_KEY}"
     max_concurrency: 7
-    quirks: {drop: [user], rename: {max_tokens: max_completion_tokens}, developer_role: false, stream_usage: false}
+    quirks:
+      {drop: [user], rename: {max_tokens: max_completion_tokens}, developer_role: false, stream_usage: false,
+       named_tool_choice: false, reasoning_history: reasoning_content, efforts: {xhigh: high}}
     headers: {X-Team: "blue ${TEAM}"}
     timeouts: {connect_s: 1, first_byte_s: 2.5, chunk_s: 3, total_s: 4}
 models:
@@ -46,6 +48,7 @@ tools:
      tools: [get_weather, researcher], timeout_s: 60}
 limits: {turns: 3, keep_alive_s: 5}
 flex_on_disconnect: cancel
+hosted_tools: ignore
 tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
 """
@@ -90,6 +93,9 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
                     rename=(("max_tokens", "max_completion_tokens"),),
                     developer_role=False,
                     stream_usage=False,
+                    named_tool_choice=False,
+                    reasoning_history="reasoning_content",
+                    efforts=(("xhigh", "high"),),
                 ),
                 headers=(("X-Team", "blue whale"),),
                 timeouts=UpstreamTimeouts(connect_s=1.0, first_byte_s=2.5, chunk_s=3.0, total_s=4.0),
@@ -122,6 +128,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
         },
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
         flex_on_disconnect="cancel",
+        hosted_tools="ignore",
         tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
     )
@@ -155,7 +162,7 @@ def test_a_key_without_a_value_is_a_key_that_is_not_there(document: dict[str, An
 
 def test_null_in_an_upstream_is_its_default() -> None:
     keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts"])
-    flags = {"quirks": {"developer_role": None, "stream_usage": None, "drop": None, "rename": None}}
+    flags = {"quirks": dict.fromkeys(field.name for field in attrs.fields(Quirks))}
 
     assert parse_config(with_upstream(**keys)) == parse_config(with_upstream())
     assert parse_config(with_upstream(**flags)) == parse_config(with_upstream())
@@ -171,6 +178,7 @@ OVERRIDES: list[tuple[str, str, str, Any]] = [
     ("DWCTL_DATA_DIR", "/tmp/Third", "data_dir", Path("/tmp/Third")),
     ("DWCTL_AUTH__MODE", "keys", "auth_mode", "keys"),
     ("DWCTL_FLEX_ON_DISCONNECT", "cancel", "flex_on_disconnect", "cancel"),
+    ("DWCTL_HOSTED_TOOLS", "ignore", "hosted_tools", "ignore"),
     ("DWCTL_LOG_LEVEL", "error", "log_level", "error"),
 ]
 
@@ -371,9 +379,10 @@ known_names = st.sampled_from(
     [
         *("host", "port", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits", "log_level"),
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
+        *("named_tool_choice", "reasoning_history", "efforts", "xhigh"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
-        "flex_on_disconnect",
+        *("flex_on_disconnect", "hosted_tools"),
         *("kind", "url", "parameters", "timeout_s", "idempotent", "instructions"),
     ]
 )
@@ -481,6 +490,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                     "rename": st.dictionaries(names, names, max_size=2),
                     "developer_role": st.booleans(),
                     "stream_usage": st.booleans(),
+                    "named_tool_choice": st.booleans(),
+                    "reasoning_history": st.sampled_from(["none", "reasoning_content", "reasoning"]),
+                    "efforts": st.dictionaries(st.sampled_from(["minimal", "xhigh"]), st.just("high")),
                 },
             ),
             "timeouts": st.dictionaries(st.sampled_from(["connect_s", "first_byte_s", "chunk_s", "total_s"]), seconds),
@@ -512,6 +524,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "auth": {"mode": draw(st.sampled_from(["keys", "none"]))},
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
         "flex_on_disconnect": draw(st.sampled_from(["continue", "cancel"])),
+        "hosted_tools": draw(st.sampled_from(["refuse", "ignore"])),
         "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
         "models": models,

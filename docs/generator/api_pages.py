@@ -3,19 +3,17 @@
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, get_args
-from uuid import UUID
+from typing import Any
 
-import attrs
 import msgspec
 from docs.generator.markdown import code, table
 from docs.generator.sources import first_sentence, member_docs
 
-from dwctl_trio.domain import errors, events
+from dwctl_trio.domain import errors
 from dwctl_trio.domain.errors import DwctlError
 from dwctl_trio.domain.event_rules import Rule
+from dwctl_trio.domain.events import Event
 from dwctl_trio.domain.failures import describe_failure
-from dwctl_trio.domain.items import ItemStatus, Message, TextPart
 from dwctl_trio.domain.lifecycle import (
     LEASED_STATES,
     REQUIRED_COLUMNS,
@@ -26,12 +24,14 @@ from dwctl_trio.domain.lifecycle import (
     RowState,
     wire_status,
 )
-from dwctl_trio.domain.request import ResponseRequest
-from dwctl_trio.domain.response import ErrorCode, ErrorType, Response, ResponseStatus
+from dwctl_trio.domain.rejections import Rejection, RejectionReason
+from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseStatus
 from dwctl_trio.domain.steps import StepState
 from dwctl_trio.protocol.error_body import http_error
+from dwctl_trio.protocol.event_samples import sample_events
 from dwctl_trio.protocol.event_stream import SUB_AGENT_TYPE, render_event
-from dwctl_trio.protocol.request_body import SUB_AGENTS
+from dwctl_trio.protocol.extras import EXTRA_EVENTS, EXTRA_FIELDS
+from dwctl_trio.protocol.parameters import SUB_AGENTS
 
 _UPSTREAM_STATUSES = (None, 400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
 _TOOL_FAILURES = {
@@ -85,6 +85,13 @@ def errors_page() -> Iterable[str]:
     rows = [_upstream_row(status) for status in _UPSTREAM_STATUSES]
     yield from table(("upstream says", "status", "`error.type`", "`error.code`", "kept in row and log"), rows)
     yield ""
+    yield (
+        "What the upstream says is wrong with the request, in its error's code or words, goes before such a status "
+        "if that is below 500 and not 401, 402, 404 or 429; `response.error` has OpenAI's nearest code."
+    )
+    yield ""
+    yield from table(("what is wrong", "status", "`error.code`", "`error.param`"), map(_rejection_row, _REASONS))
+    yield ""
     yield "## Kinds of failure"
     yield ""
     yield "A failed response has a kind for its operator, in the row and the log, and a code for its client."
@@ -118,6 +125,21 @@ def _upstream_row(status: int | None) -> tuple[str, ...]:
     body = msgspec.json.decode(answer.body)["error"]
     shown = "none" if status is None else str(status)
     return shown, str(answer.status), code(body["type"]), code(body["code"]), code(failure.error.type.value)
+
+
+_REASONS: tuple[RejectionReason | ErrorCode, ...] = (*RejectionReason, ErrorCode.INVALID_IMAGE)
+
+
+def _rejection_row(reason: RejectionReason | ErrorCode) -> tuple[str, ...]:
+    rejection = Rejection(reason=reason, param="temperature" if reason is RejectionReason.PARAMETER else None)
+    answer = http_error(errors.UpstreamRejected("…", status=400, rejection=rejection))
+    body = msgspec.json.decode(answer.body)["error"]
+    if isinstance(reason, ErrorCode):
+        meaning = "An image cannot be read; the code is any of OpenAI's for images, whichever the upstream gave."
+    else:
+        meaning = member_docs(RejectionReason)[reason.name]
+    param = "the parameter's name" if reason is RejectionReason.PARAMETER else code(body["param"])
+    return meaning, str(answer.status), code(body["code"]), param
 
 
 def states_page() -> Iterable[str]:
@@ -204,21 +226,6 @@ def _diagram(moves: Mapping[Any, Mapping[Any, Any]], first: StrEnum = RowState.P
     yield "```"
 
 
-_ITEM = Message(id="msg_1", status=ItemStatus.COMPLETED)
-_RESPONSE = Response(
-    id=UUID(int=0), created_at=0, request=ResponseRequest(model="…", input=()), status=ResponseStatus.COMPLETED
-)
-_SAMPLES: Mapping[str, Any] = {
-    "response": _RESPONSE,
-    "output_index": 0,
-    "item_id": "msg_1",
-    "content_index": 0,
-    "item": _ITEM,
-    "part": TextPart(text=""),
-    "event": events.OutputItemAdded(0, _ITEM),
-}
-
-
 def events_page() -> Iterable[str]:
     """Every event: its fields, and the rules of their order."""
     yield "# Events of a stream"
@@ -240,9 +247,13 @@ def events_page() -> Iterable[str]:
         f"number, and is sent to those only who ask for it by {code(SUB_AGENTS)} in `include`."
     )
     yield ""
-    yield from table(
-        ("`type`", "fields", "meaning"), [row for kind in get_args(events.Event) for row in _event_rows(kind)]
-    )
+    yield from table(("`type`", "fields", "meaning"), map(_event_row, sample_events()))
+    yield ""
+    yield "## What is ours"
+    yield ""
+    yield "What goes beyond the types of OpenAI's SDK; tests hold every event to the lists of `protocol/extras.py`."
+    yield ""
+    yield from table(("in", "field", "why"), _extra_rows())
     yield ""
     yield "## The rules"
     yield ""
@@ -252,9 +263,13 @@ def events_page() -> Iterable[str]:
     yield from table(("rule", "holds"), [(code(rule), docs[rule.name]) for rule in Rule])
 
 
-def _event_rows(kind: type) -> Iterator[tuple[str, str, str]]:
-    fields = attrs.fields_dict(kind)
-    for variant in fields["kind"].type or () if "kind" in fields else (None,):
-        values = {name: variant if name == "kind" else _SAMPLES.get(name, "…") for name in fields}
-        wire, rendered = render_event(kind(**values))
-        yield code(wire), ", ".join(code(name) for name in rendered), first_sentence(kind)
+def _event_row(event: Event) -> tuple[str, str, str]:
+    wire, rendered = render_event(event)
+    return code(wire), ", ".join(code(name) for name in rendered), first_sentence(type(event))
+
+
+def _extra_rows() -> Iterator[tuple[str, str, str]]:
+    for kind, fields in EXTRA_FIELDS.items():
+        yield from ((code(kind), code(name), why) for name, why in fields.items())
+    for kind, why in EXTRA_EVENTS.items():
+        yield code(kind), "the whole event", why

@@ -79,6 +79,7 @@ async def open_process(config: Config, pool: Pool, kind: str) -> AsyncIterator[P
         wakeups = PostgresWakeups(pool, config.limits, metrics)
         services = Services(
             store=store,
+            conversations=store,
             queue=store,
             events=store,
             upstream=upstreams,

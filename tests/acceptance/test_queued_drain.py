@@ -11,6 +11,7 @@ import pytest
 import trio
 from tests.acceptance.conftest import (
     DELTA,
+    ENDINGS,
     PAUSED,
     QUICK,
     WAIT_S,
@@ -30,6 +31,9 @@ class Caller:
 
     server: Server
     body: Mapping[str, Any]
+    path: str = "/v1/responses"
+    delta: bytes = DELTA
+    """What is in the answer once words have come."""
     headers: Mapping[str, str] = attrs.field(factory=dict)
     status: int = 0
     received: bytes = b""
@@ -42,12 +46,12 @@ class Caller:
         try:
             async with (
                 open_http(self.server) as http,
-                http.stream("POST", "/v1/responses", json=self.body, timeout=WAIT_S) as answer,
+                http.stream("POST", self.path, json=self.body, timeout=WAIT_S) as answer,
             ):
                 self.status, self.headers = answer.status_code, answer.headers
                 async for chunk in answer.aiter_bytes():
                     self.received += chunk
-                    if DELTA in self.received:
+                    if self.delta in self.received:
                         self.has_delta.set()
         except httpx.RemoteProtocolError:
             self.is_cut = True
@@ -89,6 +93,26 @@ async def test_a_stopping_server_cuts_followers_and_hands_their_responses_over(p
     assert numbers == list(range(len(numbers)))
     assert rest.endswith(b"data: [DONE]\n\n")
     print(f"stopped after {seconds:.2f} s; {len(numbers)} events over two processes, no gap, no repeat")
+
+
+@pytest.mark.slow
+async def test_a_streamed_completion_that_the_servers_end_breaks_off_is_told_so(postgres_dsn, tmp_path):
+    asked = {"model": PAUSED, "messages": [{"role": "user", "content": "hello"}], "service_tier": "flex"}
+    async with (
+        open_world(postgres_dsn, tmp_path, LIMITS) as (path, pool, _),
+        open_server(path) as server,
+        trio.open_nursery() as nursery,
+    ):
+        told = Caller(server, asked | {"stream": True}, path="/v1/chat/completions", delta=b"word1")
+        nursery.start_soon(told.call)
+        await told.has_delta.wait()
+        status = await server.end_by(signal.SIGTERM)
+        states = [row[0] for row in await pool.fetch(ENDINGS)]
+
+    assert (status, states, told.is_cut) == (0, ["failed/server_stopping"], False)
+    *_, error, done = told.received.strip().split(b"\n\n")
+    assert set(json.loads(error.removeprefix(b"data: "))["error"]) == {"message", "type", "param", "code"}
+    assert done == b"data: [DONE]"
 
 
 def ask(**fields: Any) -> dict[str, Any]:

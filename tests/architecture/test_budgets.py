@@ -25,6 +25,7 @@ SUPERVISION_BOUNDARIES = {
     ("engine/leases.py", "_try_to_renew"),
     ("engine/leases.py", "run_lease_watch"),
     ("engine/leases.py", "run_rescuer"),
+    ("engine/proxied.py", "run_call"),
     ("engine/queued.py", "_remember"),
     ("engine/queued.py", "run_claimed"),
     ("engine/retention.py", "_Pruner._try_to_prune"),
@@ -34,10 +35,12 @@ SUPERVISION_BOUNDARIES = {
     ("engine/unreadable.py", "_read_open_steps"),
     ("http/server.py", "GuardedTCPServer.run"),
     ("http/server.py", "_turn_away"),
+    ("http/stored.py", "show_listed"),
     ("postgres/guest_loop.py", "GuestLoop._supervise"),
     ("postgres/guest_transport.py", "GuestTransport._read"),
     ("postgres/notifications.py", "PostgresWakeups._try_to_listen"),
     ("postgres/notifications.py", "PostgresWakeups._try_to_send"),
+    ("protocol/stored_request.py", "read_input"),
     ("protocol/stored_request.py", "read_request"),
 }
 """Where any ``Exception`` ends one thing instead of the process; each says so in a comment."""

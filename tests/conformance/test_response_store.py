@@ -32,7 +32,7 @@ from dwctl_trio.domain.errors import Conflict, LeaseLost, StoreError
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.response import Completed
 from dwctl_trio.domain.steps import ModelCall, Step, StepState
-from dwctl_trio.ports import Progress, RequeuedResponse
+from dwctl_trio.ports import Progress, RequeuedResponse, WantedPage
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.response_object import render_response
 from dwctl_trio.testing.faulty_store import Store
@@ -378,6 +378,9 @@ async def test_every_method_of_the_fake_is_a_checkpoint():
         "read_claimed_steps": lambda: store.read_claimed_steps(queued.response_id),
         "open_response": lambda: store.open_response(new),
         "find_key_holder": lambda: store.find_key_holder(OWNER, "k"),
+        "read_conversation": lambda: store.read_conversation(new.response_id, OWNER),
+        "find_turns": lambda: store.find_turns([new.response_id], OWNER),
+        "list_responses": lambda: store.list_responses(WantedPage(limit=1), OWNER),
         "read_response": lambda: store.read_response(new.response_id, OWNER),
         "read_chain": lambda: store.read_chain(new.response_id, OWNER),
         "advance_response": lambda: store.advance_response(Progress(row=new.row, epoch=1, ended=(), opened=())),

@@ -28,11 +28,12 @@ from tests.conformance.responses import (
 
 from dwctl_trio.domain.claiming import ClaimDemand
 from dwctl_trio.domain.errors import DwctlError
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.lifecycle import LEASED_STATES, ROW_MOVES, TERMINAL_STATES, RowState
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.steps import StepState
-from dwctl_trio.ports import Claimed, ClaimedResponse, NewResponse, Progress, RequeuedResponse
+from dwctl_trio.ports import Claimed, ClaimedResponse, NewResponse, Progress, RequeuedResponse, WantedPage
 from dwctl_trio.testing.faulty_store import Store
 
 PROCESSES = 3
@@ -94,6 +95,9 @@ COMMANDS = st.one_of(
     acts("delete", choices=2),
     acts("read", choices=2),
     acts("chain", choices=2),
+    acts("conversation", choices=2),
+    acts("turns", choices=2 * 2**RESPONSES),
+    acts("list", choices=16),
     acts("holder", choices=4),
     acts("register"),
     acts("stop"),
@@ -134,7 +138,7 @@ class Machine:
         owner = (OWNER, "red")[act.choice % 2]
         match act.verb:
             case "open":
-                new = _new(response_id, act.choice)
+                new = self._go_on(_new(response_id, act.choice), act.response)
                 await store.open_response(new)
                 self.news[act.response] = new
                 return None
@@ -171,6 +175,14 @@ class Machine:
                 return stored and attrs.evolve(stored, created_at=0)
             case "chain":
                 return list(await store.read_chain(response_id, owner))
+            case "conversation":
+                return await store.read_conversation(response_id, owner)
+            case "turns":
+                named = self._named(act.choice // 2)
+                steps = {step.id for one in named for step in await store.read_chain(one, owner)}
+                return await store.find_turns(sorted(named | steps), owner)
+            case "list":
+                return await self._list(store, act, owner)
             case "holder":
                 return await store.find_key_holder(owner, KEYS[act.choice // 2].text)
             case "register":
@@ -226,6 +238,20 @@ class Machine:
         )  # fmt: skip
         await store.enqueue_response(queued)
         self.news.setdefault(act.response, new)  # enqueued again, it stays what it was
+
+    def _go_on(self, new: NewResponse, place: int) -> NewResponse:
+        """*new*, which goes on with what is at the place before its own, there or not."""
+        previous = None if place == 0 else response_id_text(self._id(place - 1))
+        return attrs.evolve(new, request=attrs.evolve(new.request, previous_response_id=previous))
+
+    async def _list(self, store: Store, act: Act, owner: str) -> object:
+        """What is listed, in an order that does not hang on which of two came a moment earlier."""
+        choice = act.choice // 2
+        after = self._id(act.response) if choice & 1 else None
+        page = await store.list_responses(
+            WantedPage(limit=RESPONSES, after=after, newest_first=bool(choice & 2)), owner
+        )
+        return page and sorted((str(one.response_id), one.state.value, one.body or b"") for one in page.responses)
 
     def _named(self, choice: int) -> set[UUID]:
         return {self._id(place) for place in range(RESPONSES) if choice >> place & 1}

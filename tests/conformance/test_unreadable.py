@@ -17,7 +17,7 @@ from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.steps import ModelCall, Step, StepState
 from dwctl_trio.engine.cancel import cancel_response
 from dwctl_trio.engine.enqueue import enqueue
-from dwctl_trio.engine.follow import follow, wait_ended
+from dwctl_trio.engine.follow import Place, follow, wait_ended
 from dwctl_trio.engine.queued import run_claimed
 from dwctl_trio.engine.recalling import UNREADABLE
 from dwctl_trio.engine.resume import restore
@@ -103,7 +103,7 @@ class _Bench:
         assert (shown["id"], shown["model"], shown["output"]) == (f"resp_{new.response_id}", "echo-2", [])
         send_frames, receive_frames = trio.open_memory_channel[bytes](100)
         with trio.fail_after(WAIT_S), send_frames:
-            assert await follow(self.requests.services, new.response_id, OWNER, -1, send_frames)
+            assert await follow(self.requests.services, new.response_id, OWNER, Place(-1), send_frames)
         frames = b"".join(self.drain(receive_frames)).split(b"\n\n")[:-1]
         numbers = [int(frame.split(b"\n")[0].removeprefix(b"id: ")) for frame in frames]
         assert numbers == list(range(len(frames)))

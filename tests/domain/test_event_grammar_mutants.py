@@ -6,8 +6,8 @@ output from item events only, never from a snapshot.
 A mutant that passes both the grammar and the fold must *say the same*, which means exactly one of:
 
 1. Its item events are interleaved differently, each item's own events in their own order, and text is cut into
-   deltas differently. The sequence of snapshots and the order in which items were added are the original's; so it is
-   for the items of each sub-agent.
+   deltas, and annotated between them, differently. The sequence of snapshots and the order in which items were added
+   are the original's; so it is for the items of each sub-agent.
 2. It lacks the ``ResponseInProgress`` of a queued response that failed or was cancelled without output and usage:
    whether work had begun is not told.
 """
@@ -24,6 +24,7 @@ from hypothesis import example, given
 from dwctl_trio.domain.event_grammar import check_stream
 from dwctl_trio.domain.event_rules import Rule
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ContentDelta,
     ContentPartAdded,
@@ -47,6 +48,7 @@ from dwctl_trio.testing.domain_strategies import runs
 from dwctl_trio.testing.example_runs import (
     AGENTS,
     CANCELLED,
+    CITED,
     EVERY_KIND,
     FAILED_EMPTY,
     HANDED_OVER,
@@ -77,6 +79,7 @@ def test_every_mutant_of_a_valid_stream_is_noticed_unless_it_says_the_same() -> 
     @example(run=TOOLS_CANCELLED)
     @example(run=HANDED_OVER)
     @example(run=FAILED_EMPTY)
+    @example(run=CITED)
     @example(run=CANCELLED)
     @example(run=NEVER_RAN)
     def try_all_mutants_of_one(run: Run) -> None:
@@ -135,9 +138,12 @@ def _add_up(events: Sequence[ItemEvent]) -> list[list[Any]]:
             case OutputItemAdded(index, item):
                 items[index] = [type(item), item.id, [], None, None]
             case ContentPartAdded(index, _, _, part):
-                items[index][2].append([type(part), ""])
-            case ContentDelta(_, index, _, content_index, delta):
+                items[index][2].append([type(part), "", (), ()])
+            case ContentDelta(_, index, _, content_index, delta, logprobs):
                 items[index][2][content_index][1] += delta
+                items[index][2][content_index][2] += logprobs
+            case AnnotationAdded(index, _, content_index, _, annotation):
+                items[index][2][content_index][3] += (annotation,)
             case ArgumentsDelta(_, index, _, delta):
                 items[index][4] += delta
             case McpCallCompleted(index) | McpCallFailed(index):
@@ -162,12 +168,26 @@ def _told_of(events: Sequence[ItemEvent]) -> tuple[list[ItemEvent], dict[int, li
     own: dict[int, list[ItemEvent]] = {event.output_index: [] for event in added}
     for event in events:
         told = own[event.output_index]
-        last = told[-1] if told else None
-        if isinstance(event, ContentDelta | ArgumentsDelta) and type(last) is type(event):
-            told[-1] = attrs.evolve(last, delta=last.delta + event.delta)
+        if isinstance(event, ContentDelta | ArgumentsDelta):
+            _tell_delta(told, event)
         else:
             told.append(event)
     return added, own
+
+
+def _tell_delta(told: list[ItemEvent], event: ContentDelta | ArgumentsDelta) -> None:
+    """Join *event* to the delta that *told* ends with; where between deltas a text is annotated says nothing."""
+    at = len(told)
+    while at and isinstance(told[at - 1], AnnotationAdded):
+        at -= 1
+    last = told[at - 1] if at else None
+    if type(last) is not type(event):
+        told.insert(at, event)
+        return
+    joined = attrs.evolve(last, delta=last.delta + event.delta)
+    if isinstance(joined, ContentDelta):
+        joined = attrs.evolve(joined, logprobs=last.logprobs + event.logprobs)
+    told[at - 1] = joined
 
 
 def _said_the_same(orders: _Orders, run: Run) -> list[_Orders]:

@@ -8,7 +8,7 @@ import pytest
 from dwctl_trio.domain.items import FunctionCall, ItemStatus, McpCall, Message, OutputItem, TextPart
 from dwctl_trio.domain.recovery import ABANDONED_CALL, ABANDONED_TURN, recover_chain
 from dwctl_trio.domain.response import ErrorType
-from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall
+from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.told import NOTHING_TOLD, Told, ToldItem
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.testing.played_runs import CATALOG
@@ -102,6 +102,20 @@ def test_a_call_that_may_be_made_again_stays_open(name: str) -> None:
 def test_any_other_interrupted_call_fails_and_the_model_is_told(name: str) -> None:
     turn, call = _turn(_call(name)), _tool(name)
     assert _recover(turn, call) == (turn, attrs.evolve(call, state=StepState.FAILED, error=ABANDONED_CALL))
+
+
+@pytest.mark.parametrize("name", ["search", "write"])
+def test_a_call_whose_outcome_was_told_has_that_outcome_and_is_not_made_again(name: str) -> None:
+    completed = attrs.evolve(_call(name), status=ItemStatus.COMPLETED, output="found")
+    failed = attrs.evolve(_call(name), status=ItemStatus.FAILED, error="status 503")
+
+    (_, found) = _recover(_turn(_call(name)), _tool(name), told=Told(items=_heard(completed)))
+    (_, lost) = _recover(_turn(_call(name)), _tool(name), told=Told(items=_heard(failed)))
+
+    assert (found.state, found.result) == (StepState.COMPLETED, ToolOutput(output="found"))
+    assert lost.state is StepState.FAILED
+    assert lost.error is not None
+    assert lost.error.message == "status 503"
 
 
 def test_what_was_told_of_a_sub_agent_is_kept_for_its_own_turn() -> None:

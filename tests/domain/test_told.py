@@ -6,6 +6,7 @@ from tests.domain.successor import as_told
 
 from dwctl_trio.domain.assembly import fold
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ContentDelta,
     Event,
@@ -20,6 +21,8 @@ from dwctl_trio.domain.told import NOTHING_TOLD, Told, ToldItem, told_by
 from dwctl_trio.testing.domain_strategies import runs
 from dwctl_trio.testing.example_runs import AGENTS, EVERY_KIND, HANDED_OVER
 from dwctl_trio.testing.played_runs import Run
+
+_UNCOUNTED = (ContentDelta, ArgumentsDelta, AnnotationAdded)
 
 
 @pytest.mark.slow
@@ -40,13 +43,13 @@ def test_what_was_told_adds_up_as_a_client_adds_it_up(run: Run) -> None:
 
 @pytest.mark.slow
 @given(run=runs())
-def test_every_event_of_an_item_is_counted_or_a_delta(run: Run) -> None:
+def test_every_event_of_an_item_is_counted_or_one_that_only_adds_to_its_text(run: Run) -> None:
     events = [numbered.event for numbered in run.events]
     told = told_by(as_told(events))
     marks: dict[tuple[str, int], int] = {}
     for event in events:
         inside, agent = (event.event, event.item_id) if isinstance(event, SubAgentEvent) else (event, "")
-        if hasattr(inside, "output_index") and not isinstance(inside, ContentDelta | ArgumentsDelta):
+        if hasattr(inside, "output_index") and not isinstance(inside, _UNCOUNTED):
             marks[agent, inside.output_index] = marks.get((agent, inside.output_index), 0) + 1
 
     counted = {("", index): item.events for index, item in enumerate(told.items)}

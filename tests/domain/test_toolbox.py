@@ -42,6 +42,15 @@ def test_a_servers_tool_is_offered_as_it_is_and_a_clients_as_it_came() -> None:
     assert _resolve((_OWN_SEARCH, ServerToolReference(name="lookup"))) == (_OWN_SEARCH, offer(CATALOG["lookup"]))
 
 
+def test_any_of_the_servers_tools_may_be_demanded_where_there_is_one() -> None:
+    choice = ToolChoice(mode=ChoiceMode.REQUIRED, name=ALL_SERVER_TOOLS)
+
+    assert [tool.name for tool in _resolve((_OWN, ServerToolReference(name="lookup")), choice)] == [
+        "get_weather",
+        "lookup",
+    ]
+
+
 @pytest.mark.parametrize(
     ("tools", "choice", "param", "message"),
     [
@@ -50,6 +59,12 @@ def test_a_servers_tool_is_offered_as_it_is_and_a_clients_as_it_came() -> None:
             ToolChoice(mode=ChoiceMode.REQUIRED, name="search"),
             "tool_choice",
             "Tool choice 'search' not found in 'tools' parameter.",
+        ),
+        (
+            (_OWN,),
+            ToolChoice(mode=ChoiceMode.REQUIRED, name=ALL_SERVER_TOOLS),
+            "tool_choice",
+            "Tool choice 'mcp' not found in 'tools' parameter.",
         ),
         (
             (_OWN,),

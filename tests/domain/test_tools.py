@@ -6,6 +6,8 @@ import pytest
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.tools import (
     AGENT_PARAMETERS,
+    ALL_SERVER_TOOLS,
+    ChoiceMode,
     HttpTool,
     OfferedTool,
     ServerTool,
@@ -47,6 +49,23 @@ def test_a_call_of_a_tool_that_is_not_allowed_is_the_servers_to_refuse(offered: 
     assert [tool.name for tool in allowed] == ["run_code"]
     assert kind_of_call(offered, allowed, "get_weather") is CallKind.SERVER
     assert kind_of_call(offered, allowed, "run_code") is CallKind.CUSTOM
+
+
+@pytest.mark.parametrize("choice", [ToolChoice(mode=ChoiceMode.NONE), ToolChoice(allowed=("run_code",))])
+@pytest.mark.parametrize("offered", [OFFERED_TOOLS, _CLIENT_TOOLS, ()])
+@pytest.mark.parametrize("name", ["get_weather", "unheard_of"])
+def test_no_client_gets_a_call_that_its_choice_forbids(
+    choice: ToolChoice, offered: tuple[OfferedTool, ...], name: str
+) -> None:
+    allowed = allowed_tools(offered, choice)
+
+    assert kind_of_call(offered, allowed, name, choice=choice) is CallKind.SERVER
+
+
+def test_all_the_servers_tools_may_be_allowed_at_once() -> None:
+    allowed = allowed_tools(OFFERED_TOOLS, ToolChoice(allowed=(ALL_SERVER_TOOLS, "run_code")))
+
+    assert {tool.name for tool in allowed} == {tool.name for tool in SERVER_TOOLS} | {"run_code"}
 
 
 def test_all_tools_are_allowed_unless_the_choice_says_which() -> None:

@@ -24,12 +24,13 @@ from dwctl_trio.domain.response import (
     ResponseError,
 )
 from dwctl_trio.domain.steps import ModelCall, Step, StepState, ToolCall, ToolOutput
-from dwctl_trio.domain.tools import ChoiceMode, ToolChoice
+from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, ChoiceMode, ToolChoice
 from dwctl_trio.domain.transitions import (
     Action,
     AppendSteps,
     Finish,
     TurnPlan,
+    callable_tools,
     calls_left,
     is_superseded,
     next_action,
@@ -264,6 +265,14 @@ def _plan(choice: ToolChoice, *chain: Step, max_tool_calls: int | None = None) -
     return plan_turn(chain, tools=OFFERED_TOOLS, choice=choice, request=request, tree=chain)
 
 
+def test_where_any_of_the_servers_tools_is_demanded_the_model_is_offered_these_and_must_call_one() -> None:
+    plan = _plan(attrs.evolve(_REQUIRED, name=ALL_SERVER_TOOLS))
+
+    assert {tool.kind for tool in plan.tools} == {CallKind.SERVER}
+    assert (plan.tool_choice.mode, plan.tool_choice.name) == (ChoiceMode.REQUIRED, None)
+    assert _plan(attrs.evolve(_REQUIRED, name=ALL_SERVER_TOOLS), *_CALLED).tool_choice == ToolChoice()
+
+
 @pytest.mark.parametrize("choice", [ToolChoice(), _REQUIRED, attrs.evolve(_REQUIRED, name="search")])
 def test_the_first_turn_is_asked_as_the_client_asked(choice: ToolChoice) -> None:
     assert _plan(choice) == TurnPlan(tools=OFFERED_TOOLS, tool_choice=choice, max_output_tokens=None)
@@ -272,6 +281,24 @@ def test_the_first_turn_is_asked_as_the_client_asked(choice: ToolChoice) -> None
 @pytest.mark.parametrize("name", [None, "search"])
 def test_a_demand_that_was_met_is_not_made_again(name: str | None) -> None:
     assert _plan(attrs.evolve(_REQUIRED, name=name), *_CALLED).tool_choice == ToolChoice()
+
+
+@pytest.mark.parametrize("name", ["get_weather", "nothing", ALL_SERVER_TOOLS])
+def test_a_demand_for_one_tool_is_not_met_by_the_call_of_another(name: str) -> None:
+    other = _tool(0, sequence=2, state=StepState.FAILED, name="run_code")
+    demand = attrs.evolve(_REQUIRED, name=name)
+    assert _plan(demand, _CALLED[0], other) == _plan(demand)
+
+
+def test_where_one_tool_is_demanded_only_that_may_be_called_until_it_was() -> None:
+    demand = attrs.evolve(_REQUIRED, name="search")
+    turns = [_turn(CallKind.SERVER), _tool(0, sequence=2), _turn(CallKind.SERVER, sequence=3), _tool(0, sequence=4)]
+
+    assert [tool.name for tool in _plan(demand).callable_tools] == ["search"]
+    assert _plan(demand, *_CALLED).callable_tools == OFFERED_TOOLS
+    for call, names in ((turns[1], ["search"]), (turns[3], [tool.name for tool in OFFERED_TOOLS])):
+        allowed = callable_tools(turns, tools=OFFERED_TOOLS, choice=demand, call=call)
+        assert [tool.name for tool in allowed] == names
 
 
 def test_a_demand_that_a_crash_interrupted_is_made_again() -> None:

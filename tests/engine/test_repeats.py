@@ -69,6 +69,7 @@ def make_services(store: MemoryStore) -> Services:
     tools = HttpToolRunner(LIMITS)
     return Services(
         store=store,
+        conversations=store,
         queue=store,
         events=store,
         upstream=NoUpstream(),

@@ -78,6 +78,7 @@ async def _open_run(limits: Limits = _LIMITS) -> AsyncIterator[_Run]:
     store = FaultyStore(MemoryStore(database, daemon_id=uuid4(), limits=limits))
     services = Services(
         store=store,
+        conversations=store,
         queue=store,
         events=store,
         upstream=_NoUpstream(),

@@ -18,6 +18,12 @@ DEPTH_MAX = 64
 BRACKETS_MAX = 50_000
 
 _PARTS = [{"type": "input_text", "text": "hello"}, {"type": "input_text", "text": "there"}]
+_BREAKPOINT = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "30m"}}
+_ATTACHED: list[dict[str, Any]] = [
+    {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "low", **_BREAKPOINT},
+    {"type": "input_file", "file_data": "data:text/plain;base64,aaaa", "filename": "a.txt", "detail": "low"},
+    {"type": "input_audio", "input_audio": {"data": "aaaa", "format": "wav"}},
+]
 _SAID = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
 _MESSAGE = {"id": "m", "status": "completed", "phase": "commentary"}
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -35,7 +41,9 @@ VALID: tuple[dict[str, Any], ...] = (
         "model": "echo-2",
         "input": [
             {"role": "user", "content": _PARTS},
-            {"type": "reasoning", "summary": []},
+            {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "x"}], "status": "completed",
+             "content": [{"type": "reasoning_text", "text": "x"}], "encrypted_content": "x"},
+            {"role": "user", "content": _ATTACHED},
             {"type": "message", "role": "assistant", "content": [_SAID], **_MESSAGE},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
             {"role": "system", "content": "x"},
@@ -52,20 +60,26 @@ VALID: tuple[dict[str, Any], ...] = (
         "max_tool_calls": 3, "top_logprobs": 0, "text": {"format": {"type": "text"}, "verbosity": "low"},
         "reasoning": {"effort": "low", "summary": "auto", "generate_summary": "auto"}, "parallel_tool_calls": True,
         "tools": [], "tool_choice": "auto", "truncation": "disabled", "user": "u", "safety_identifier": "s",
-        "prompt_cache_key": "p", "prompt_cache_retention": "24h", "prompt_cache_options": {},
+        "prompt_cache_key": "p", "prompt_cache_retention": "24h", "prompt_cache_options":
+        {"mode": "explicit", "ttl": "12h", "comparison_response_id": "r", "prewarm": False},
+        "background_options": {"completion_window": "soonest", "continuation_id": "c"},
+        "image": {"context_compression": "auto"}, "client_metadata": {"k": 1},
     },
     {
         **SMALL,
         "tools": [
-            {**_OWN, "description": "d", "parameters": _SCHEMA, "strict": True},
+            {**_OWN, "description": "d", "parameters": _SCHEMA, "strict": True,
+             "output_schema": _SCHEMA, "allowed_callers": ["direct"]},
             {**_SCRIPT, "description": "d", "format": {"type": "grammar", "syntax": "lark", "definition": "a"}},
             {"type": "mcp", "server_label": "dwctl", "server_description": "d", "allowed_tools": ["f", "run-code"],
              "require_approval": "never"},
             {"type": "dwctl:tool", "name": "get_weather"},
+            {"type": "namespace", "name": "group", "description": "d", "tools": [_OWN, _SCRIPT]},
         ],
         "tool_choice": {"type": "function", "name": "own"},
         "include": ["dwctl:sub_agents"],
     },
+    {"model": "echo-2", "input": [{"type": "item_reference", "id": "msg_1"}, _SAID_BY_USER]},
     {
         **SMALL,
         "tools": [{"type": "mcp", "server_label": "dwctl", "allowed_tools": {"tool_names": ["f"]}}, _SCRIPT],
@@ -78,11 +92,11 @@ VALID: tuple[dict[str, Any], ...] = (
     {
         "model": "echo-2",
         "input": [
-            {**_CALL, "id": "fc_1", "status": "completed"},
+            {**_CALL, "id": "fc_1", "status": "completed", "caller": {"type": "direct"}},
             {**_CALL_OUTPUT, "id": "fco_1", "status": "completed", "name": "own"},
             {"type": "custom_tool_call", "id": "c", "name": "script", "call_id": "call_2", "input": "text"},
             {**_MCP_CALL, "status": "completed", "output": "o", "approval_request_id": "a"},
-            {"type": "custom_tool_call_output", "call_id": "call_2", "output": [_PARTS[0]]},
+            {"type": "custom_tool_call_output", "call_id": "call_2", "output": [_PARTS[0], *_ATTACHED[:2]]},
             {**_MCP_CALL, "error": {"type": "http_error", "code": 500, "message": "m"}},
             {**_MCP_CALL, "error": "why"},
         ],

@@ -161,7 +161,9 @@ def _kind_of_value(value: Any) -> str:
 
 def _faults_of_names(node: ListOf, value: list[Any], path: str, place: tuple[str | int, ...]) -> Iterator[Fault]:
     """A name that an earlier element has."""
-    named = [index for index, element in enumerate(value) if node.is_named and "name" in element]
+    # The names in a namespace are others than those outside, and its own is nobody else's.
+    is_own = [node.is_named and "name" in element and element["type"] != "namespace" for element in value]
+    named = [index for index, taken in enumerate(is_own) if taken]
     for index in named[1:]:
         earlier = json.dumps(value[named[0]]["name"]).encode()
         yield Fault((*place, index, "name"), earlier, f"{path}[{index}].name")

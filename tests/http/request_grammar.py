@@ -1,6 +1,7 @@
 """What the API reference allows in the body of ``POST /v1/responses``, as a grammar.
 
 Rule: it is written from the reference and knows nothing of our parser; where this server allows less, it says so.
+What goes on with an earlier response is not in it: there is none.
 ``request_faults`` breaks it.
 
 Source: OpenAI API reference, "Create a model response"; docs/reference/http-api.md for what this server refuses.
@@ -106,14 +107,54 @@ SERVER_TOOLS = ("get_weather", "f", "run-code")
 _FILLED = Text(None, ("",))
 
 _STATUS = Choice(("in_progress", "completed", "incomplete"))
+_CACHE_LIFETIME = Choice(("30m", "12h"))
+_BREAKPOINT = ObjectOf({"mode": Choice(("explicit",)), "ttl": _CACHE_LIFETIME}, frozenset({"mode"}))
 _PART_TEXT = ObjectOf(
     {"text": Text(), "annotations": ListOf(ObjectOf()), "logprobs": ListOf(ObjectOf()),
-     "prompt_cache_breakpoint": ObjectOf()},
+     "prompt_cache_breakpoint": _BREAKPOINT},
     frozenset({"text"}),
 )  # fmt: skip
+_IMAGE = ObjectOf(
+    {
+        "image_url": Text(
+            None,
+            (
+                "",
+                "x",
+                "ftp://a.example/b",
+                "/b.png",
+                "https://a.example/b c",
+                "https://a.example/b\r\nx: y",
+                "data:text/plain;base64,aaaa",
+                "data:image/png",
+                "data:image/png;base64,a-",
+                "data:image/png;base64,a=a",
+            ),
+        ),
+        "file_id": Refused(),
+        "detail": Choice(("low", "high", "auto", "original")),
+        "prompt_cache_breakpoint": _BREAKPOINT,
+    },
+    frozenset({"image_url"}),
+)
+_FILE = ObjectOf(
+    {
+        "file_data": _FILLED,
+        "filename": Text(),
+        "file_id": Refused(),
+        "file_url": Refused(),
+        "detail": Choice(("low", "high", "auto")),
+        "prompt_cache_breakpoint": _BREAKPOINT,
+    },
+    frozenset({"file_data"}),
+)
+_SOUND = ObjectOf({"data": _FILLED, "format": Choice(("mp3", "wav"))}, frozenset({"data", "format"}))
 _PART = Tagged(
     {
         "input_text": _PART_TEXT,
+        "input_image": _IMAGE,
+        "input_file": _FILE,
+        "input_audio": ObjectOf({"input_audio": _SOUND}, frozenset({"input_audio"})),
         "output_text": _PART_TEXT,
         "refusal": ObjectOf({"refusal": Text()}, frozenset({"refusal"})),
     }
@@ -122,29 +163,35 @@ _MESSAGE = ObjectOf(
     {
         "role": Choice(("user", "assistant", "system", "developer")),
         "content": OneOf((Text(), ListOf(_PART))),
-        "id": Text(),
+        "id": Text(256),
         "status": _STATUS,
         "phase": Choice(("commentary", "final_answer")),
     },
     frozenset({"role", "content"}),
 )
-_NOT_YET = {"namespace": Refused(True), "caller": Refused(True), "async": Refused(True)}
+_NOT_YET: Mapping[str, Node] = {
+    "caller": Tagged({"direct": ObjectOf({})}),
+    "async": Refused(True),
+}
 
 
 def _call(text_name: str) -> ObjectOf:
-    fields = {"id": Text(), "status": _STATUS, "call_id": _FILLED, "name": _FILLED, text_name: Text(), **_NOT_YET}
+    fields = {
+        "id": Text(256), "status": _STATUS, "call_id": _FILLED, "name": _FILLED, "namespace": _FILLED,
+        text_name: Text(), **_NOT_YET,
+    }  # fmt: skip
     return ObjectOf(fields, frozenset({"call_id", "name", text_name}))
 
 
-_INPUT_TEXT = Tagged({"input_text": _PART_TEXT})
+_OUTPUT_PART = Tagged({"input_text": _PART_TEXT, "input_image": _IMAGE, "input_file": _FILE})
 _CALL_OUTPUT = ObjectOf(
-    {"id": Text(), "status": _STATUS, "call_id": _FILLED, "name": Text(), **_NOT_YET,
-     "output": OneOf((Text(), ListOf(_INPUT_TEXT)))},
+    {"id": Text(256), "status": _STATUS, "call_id": _FILLED, "name": Text(), "namespace": Text(), **_NOT_YET,
+     "output": OneOf((Text(), ListOf(_OUTPUT_PART)))},
     frozenset({"call_id", "output"}),
 )  # fmt: skip
 _MCP_CALL = ObjectOf(
     {
-        "id": _FILLED,
+        "id": Text(256, ("",)),
         "status": Choice(("in_progress", "calling", "completed", "incomplete", "failed")),
         "server_label": Text(),
         "name": _FILLED,
@@ -155,10 +202,26 @@ _MCP_CALL = ObjectOf(
     },
     frozenset({"id", "server_label", "name", "arguments"}),
 )
+
+
+def _thoughts(kind: str) -> ListOf:
+    return ListOf(Tagged({kind: ObjectOf({"text": Text()}, frozenset({"text"}))}))
+
+
+_REASONING = ObjectOf(
+    {
+        "id": Text(256),
+        "summary": _thoughts("summary_text"),
+        "content": _thoughts("reasoning_text"),
+        "encrypted_content": Text(),
+        "status": _STATUS,
+    }
+)
 _ITEM = Tagged(
     {
         "message": _MESSAGE,
-        "reasoning": ObjectOf(),
+        "reasoning": _REASONING,
+        "item_reference": ObjectOf({"id": Text(256, ("",))}, frozenset({"id"})),
         "function_call": _call("arguments"),
         "function_call_output": _CALL_OUTPUT,
         "custom_tool_call": _call("input"),
@@ -168,29 +231,48 @@ _ITEM = Tagged(
     "message",
 )
 _TOOL_NAME = Text(128, ("", " ", "a b", "a.b", "naïve", "a\n", "*"))
-_LATER = {name: Refused(True) for name in ("allowed_callers", "async", "defer_loading", "output_schema")}
+_LATER: Mapping[str, Node] = {
+    "async": Refused(True),
+    "defer_loading": Refused(True),
+    "allowed_callers": ListOf(Choice(("direct",))),
+}
 _GRAMMAR = ObjectOf({"syntax": Choice(("lark", "regex")), "definition": Text()}, frozenset({"syntax", "definition"}))
 _OUR_NAMES = ListOf(Choice(SERVER_TOOLS))
+_OUR_FILTER = ObjectOf({"tool_names": _OUR_NAMES, "read_only": Refused(True)}, frozenset({"tool_names"}))
+_CLIENTS_TOOL = {
+    "function": ObjectOf(
+        {
+            "name": _TOOL_NAME,
+            "description": Text(),
+            "parameters": ObjectOf(),
+            "strict": Flag(),
+            "output_schema": ObjectOf(),
+            **_LATER,
+        },
+        frozenset({"name"}),
+    ),
+    "custom": ObjectOf(
+        {
+            "name": _TOOL_NAME,
+            "description": Text(),
+            "format": Tagged({"text": ObjectOf({}), "grammar": _GRAMMAR}),
+            **_LATER,
+        },
+        frozenset({"name"}),
+    ),
+}
 _TOOL = Tagged(
     {
-        "function": ObjectOf(
-            {"name": _TOOL_NAME, "description": Text(), "parameters": ObjectOf(), "strict": Flag(), **_LATER},
-            frozenset({"name"}),
-        ),
-        "custom": ObjectOf(
-            {
-                "name": _TOOL_NAME,
-                "description": Text(),
-                "format": Tagged({"text": ObjectOf({}), "grammar": _GRAMMAR}),
-                **_LATER,
-            },
-            frozenset({"name"}),
+        **_CLIENTS_TOOL,
+        "namespace": ObjectOf(
+            {"name": _TOOL_NAME, "description": Text(), "tools": ListOf(Tagged(_CLIENTS_TOOL), is_filled=True)},
+            frozenset({"name", "tools"}),
         ),
         "mcp": ObjectOf(
             {
                 "server_label": Choice(("dwctl",)),
                 "server_description": Text(),
-                "allowed_tools": OneOf((_OUR_NAMES, ObjectOf({"tool_names": _OUR_NAMES}, frozenset({"tool_names"})))),
+                "allowed_tools": OneOf((_OUR_NAMES, _OUR_FILTER)),
                 "require_approval": Choice(("never",)),
                 **{name: Refused() for name in ("server_url", "connector_id", "tunnel_id", "authorization", "headers")},
                 **_LATER,
@@ -202,7 +284,7 @@ _TOOL = Tagged(
 )
 _CHOSEN = ObjectOf({"name": Offered("tool_choice")}, frozenset({"name"}))
 _CHOSEN_OURS = ObjectOf(
-    {"server_label": Choice(("dwctl",)), "name": Offered("tool_choice")}, frozenset({"server_label", "name"})
+    {"server_label": Choice(("dwctl",)), "name": Offered("tool_choice")}, frozenset({"server_label"})
 )
 _ONE_TOOL = {"function": _CHOSEN, "custom": _CHOSEN, "mcp": _CHOSEN_OURS, "dwctl:tool": _CHOSEN}
 _SOME_TOOLS = ObjectOf(
@@ -222,7 +304,7 @@ _FORMAT = Tagged(
     }
 )
 _INCLUDE = (
-    "dwctl:sub_agents",
+    "dwctl:sub_agents", "message.output_text.logprobs",
     "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
     "message.input_image.image_url", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
@@ -237,20 +319,22 @@ REQUEST = ObjectOf(
         "stream": Flag(),
         "store": Flag(),
         "background": Flag(),
-        "service_tier": Choice(("auto", "default", "flex", "priority")),
+        "service_tier": Choice(("auto", "default", "flex", "priority", "scale", "fast", "ultrafast")),
         "temperature": Number(0, 2),
         "top_p": Number(0, 1),
         "presence_penalty": Number(-2, 2),
         "frequency_penalty": Number(-2, 2),
         "max_output_tokens": Number(16, 2**31 - 1, is_whole=True),
         "max_tool_calls": Number(1, 2**31 - 1, is_whole=True),
-        "top_logprobs": Number(0, 0, is_whole=True),
+        "top_logprobs": Number(0, 20, is_whole=True),
         "text": ObjectOf({"format": _FORMAT, "verbosity": Choice(("low", "medium", "high"))}),
         "reasoning": ObjectOf(
             {
                 "effort": Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max")),
                 "summary": _SUMMARY,
                 "generate_summary": _SUMMARY,
+                "context": Choice(("auto", "current_turn", "all_turns")),
+                "mode": Choice(("standard",)),
             }
         ),
         "metadata": Pairs(),
@@ -259,13 +343,23 @@ REQUEST = ObjectOf(
         "tool_choice": OneOf(
             (Choice(("auto", "none", "required")), Tagged({**_ONE_TOOL, "allowed_tools": _SOME_TOOLS}))
         ),
-        "truncation": Choice(("disabled",)),
+        "truncation": Choice(("disabled", "auto")),
         "include": ListOf(Choice(_INCLUDE)),
         "user": Text(512),
-        "safety_identifier": Text(64),
+        "safety_identifier": Text(128),
         "prompt_cache_key": Text(512),
         "prompt_cache_retention": Choice(("in_memory", "24h")),
-        "prompt_cache_options": ObjectOf(),
+        "prompt_cache_options": ObjectOf(
+            {
+                "mode": Choice(("implicit", "explicit")),
+                "ttl": _CACHE_LIFETIME,
+                "comparison_response_id": Text(64),
+                "prewarm": Refused(True),
+            }
+        ),
+        "background_options": ObjectOf({"completion_window": Choice(("soonest",)), "continuation_id": Text()}),
+        "image": ObjectOf({"context_compression": Choice(("auto", "disabled"))}),
+        "client_metadata": ObjectOf(),
         "stream_options": ObjectOf({"include_obfuscation": Flag()}),
     },
     frozenset({"model", "input"}),

@@ -19,7 +19,7 @@ from dwctl_trio.domain import ids
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.testing.service import Service
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/metrics"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 """Everything else needs a key."""
 OWNED = frozenset({"response_id"})
 """Arguments that name what belongs to one owner."""
@@ -36,7 +36,8 @@ MALFORMED_IDS = (
 )
 """As they stand in a URL."""
 
-_VARYING = frozenset({"x-request-id", "date"})
+_VARYING = frozenset({"x-request-id", "date", "connection"})
+"""``connection`` is on every thousandth answer of one, whatever was asked."""
 _ID_IN_STREAM = re.compile(rb'"id":"(resp_[0-9a-f-]{36})"')
 
 

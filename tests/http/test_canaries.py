@@ -126,6 +126,31 @@ async def test_a_response_that_is_not_stored_leaves_no_word_in_the_database_at_a
 
 
 @pytest.mark.slow
+async def test_of_a_conversation_that_is_not_stored_further_no_word_stays(world: World) -> None:
+    first = (await world.create("parrot", **prompts(STORED_PROMPT))).json()
+    item = first["output"][0]["id"]
+    reference = {"type": "item_reference", "id": item}
+    asked = prompts(PROMPT)
+    for way in ({}, {"stream": True}, {"service_tier": "flex"}, {"service_tier": "flex", "stream": True}):
+        for fields in ({"previous_response_id": first["id"]}, {"input": [reference, *asked["input"]]}):
+            answer = await world.create("parrot", **{**asked, **fields, **way}, store=False)
+            assert answer.status_code == 200
+            assert PROMPT in answer.text
+    await wait_ended(world)
+    rows = await world.pool.fetch("select * from requests where not store")
+    # The events of the queue's outlive it for a client that waits.
+    await world.pool.execute(
+        "delete from response_events where response_id in (select id from requests where not store)"
+    )
+    dump = await dump_database(world)
+
+    assert len(rows) == 8
+    assert {row["previous_response_id"] for row in rows} == {None}
+    assert STORED_PROMPT in dump
+    assert PROMPT not in dump
+
+
+@pytest.mark.slow
 async def test_what_postgresql_says_of_a_row_that_it_refuses_is_in_no_answer_and_no_log(world: World) -> None:
     async with refusing(world.pool, "model <> 'echo-9'"):
         for stream in (False, True):

@@ -113,8 +113,6 @@ async def test_no_chat_completion_is_a_response(service: Service) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        (chat("echo-1", service_tier=None), "service_tier"),
-        (chat("echo-1", service_tier="default"), "service_tier"),
         (chat("echo-1", service_tier="turbo"), "service_tier"),
         (chat("echo-1", messages=[]), "messages"),
         (chat("echo-1", messages=["hello"]), "messages[0]"),

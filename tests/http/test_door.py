@@ -19,6 +19,7 @@ BODY = json.dumps(ask("echo-2")).encode()
 HEAD = b"POST /v1/responses HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nX-Request-Id: mine\r\n"
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+COUNT = "/v1/responses/input_tokens"
 CLOSED = {"limits": {"live_responses": 1}, "upstreams": {"simulator": {"max_concurrency": 1}}}
 HELD = {"model": "pause-1-2", "input": "hello", "stream": True}
 
@@ -67,6 +68,17 @@ def test_a_refusal_is_a_whole_answer_that_says_when_to_try_again() -> None:
         assert read.json()["error"].keys() == {"message", "type", "param", "code"}
         assert (read.headers.get("connection") == "close") is is_closing
     assert notes.told == [("POST", "/v1/responses", 503)] * 2
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", COUNT])
+def test_every_other_call_of_a_model_is_refused_as_well(path: str) -> None:
+    door, notes = make_door(closed=True)
+
+    answer = door.refuse_raw(WHOLE.replace(b"/v1/responses", path.encode()), closes=True)
+
+    assert answer is not None
+    assert read_answer(answer).status_code == 503
+    assert notes.told == [("POST", path, 503)]
 
 
 def test_only_what_begins_a_response_counts_as_inside() -> None:

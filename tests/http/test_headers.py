@@ -68,7 +68,7 @@ async def test_an_unknown_url_is_404_and_a_wrong_method_405(service: Service) ->
         ("POST", "/v1//responses", 404, "not_found"),
         ("GET", "/" + "x" * 5000, 404, "not_found"),
         ("GET", "/%00%ff", 404, "not_found"),
-        ("GET", "/v1/responses", 405, "method_not_allowed"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("PUT", "/v1/responses", 405, "method_not_allowed"),
         ("PATCH", f"/v1/responses/{UNKNOWN_ID}", 405, "method_not_allowed"),
         ("OPTIONS", "/v1/responses", 405, "method_not_allowed"),
@@ -81,7 +81,7 @@ async def test_an_unknown_url_is_404_and_a_wrong_method_405(service: Service) ->
 
 async def test_a_405_lists_the_methods_that_are_allowed(service: Service) -> None:
     for method, path, allowed in (
-        ("PUT", "/v1/responses", "POST"),
+        ("PUT", "/v1/responses", "GET, HEAD, POST"),
         ("PATCH", f"/v1/responses/{UNKNOWN_ID}", "DELETE, GET, HEAD"),
         ("OPTIONS", "/v1/models", "GET, HEAD"),
     ):

@@ -102,10 +102,15 @@ def test_the_grammar_breaks_every_parameter_of_its_own() -> None:
     assert set(REQUEST.fields) <= named
 
 
+def _stands_alone(body: dict[str, Any]) -> bool:
+    """Whether nothing is wrong with *body* yet, and no earlier response is needed for it."""
+    return (body.get("tools"), body["tool_choice"]) != ([], "required") and "previous_response_id" not in body
+
+
 @st.composite
 def faulty_requests(draw: st.DrawFn) -> tuple[dict[str, Any], Fault]:
     """Any valid body, and one thing wrong with it."""
-    body = draw(request_bodies().filter(lambda body: (body.get("tools"), body["tool_choice"]) != ([], "required")))
+    body = draw(request_bodies().filter(_stands_alone))
     return body, draw(st.sampled_from(list(faults(REQUEST, body))))
 
 

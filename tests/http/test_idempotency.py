@@ -308,3 +308,27 @@ async def test_of_many_at_once_one_is_run_and_all_get_its_response(service: Serv
     assert await counts(service) == (1, 1)
     seconds = trio.current_time() - began_at
     print(f"{racers} at once, {'streamed' if stream else 'blocking'}: 1 row, 1 model call, {seconds:.2f} s")
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "blocking"])
+async def test_a_repeat_that_runs_after_all_goes_on_with_what_the_first_went_on_with(
+    service: Service, stream: bool
+) -> None:
+    before = (await service.client.post("/v1/responses", json=ask("echo-2"))).json()["id"]
+    body = ask("echo-3-pause-2", key="left", previous_response_id=before, stream=stream)
+    answers: list[httpx.Response] = []
+
+    async def race() -> None:
+        answers.append(await post(service, body))
+
+    async with trio.open_nursery() as nursery, open_raw(service) as client:
+        await client.send(as_request(body, "Idempotency-Key: k"))
+        await service.simulator.wait_until(lambda counts: counts.paused == 1)
+        nursery.start_soon(race)
+        await wait_looked(service)
+        await client.hang_up()
+        await service.simulator.wait_until(lambda counts: counts.total == 3 and counts.paused == 1)
+        service.simulator.resume_all()
+
+    assert [(answer.status_code, is_replay(answer)) for answer in answers] == [(200, False)]
+    assert [one["role"] for one in service.simulator.requests[-1].body["messages"]] == ["user", "assistant", "user"]

@@ -55,6 +55,9 @@ async def test_without_the_database_requests_are_503_and_the_server_recovers_by_
             ("POST", "/v1/responses", ask("hang", key="down", stream=True)),
             ("GET", f"/v1/responses/{UNKNOWN_ID}", None),
             ("DELETE", f"/v1/responses/{UNKNOWN_ID}", None),
+            ("GET", f"/v1/responses/{UNKNOWN_ID}/input_items", None),
+            ("GET", "/v1/responses", None),
+            ("POST", "/v1/responses", ask("echo-3", key="down", previous_response_id=UNKNOWN_ID)),
         ):
             with trio.fail_after(WAIT_S):
                 answer = await service.client.request(method, path, json=body)

@@ -32,7 +32,7 @@ from dwctl_trio.domain.limits import DEFAULT_LIMITS
 from dwctl_trio.http.application import build_application
 from dwctl_trio.http.authentication import Authenticator
 from dwctl_trio.postgres.keys import PostgresKeyStore
-from dwctl_trio.protocol import request_body
+from dwctl_trio.protocol.parameters import CREATE_PARAMETERS, names_below
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_keys import MemoryKeyStore
 from dwctl_trio.testing.service import Service
@@ -43,14 +43,14 @@ QUERIES = (
     "?stream=true",
     "?stream=false",
     "?starting_after=1",
-    "?include[]=usage",
+    "?include[]=reasoning.encrypted_content",
     "?stream=true&starting_after=0",
     "?stream=true&starting_after=99999999",
     "?stream=true&include_obfuscation=false",
 )
 QUERY_NAMES = ("after", "before", "cursor", "id", "response_id", "previous_response_id", "conversation")
 """Names under which a list or a search might take an id."""
-BODY_PARAMETERS = sorted(request_body._KNOWN | {"id", "response_id", "conversation_id", "parent_id"})
+BODY_PARAMETERS = sorted({*names_below(CREATE_PARAMETERS, ""), "id", "response_id", "conversation_id", "parent_id"})
 
 
 @attrs.frozen(kw_only=True)
@@ -200,6 +200,39 @@ async def test_no_query_and_no_header_tells_the_others_ids_from_unknown_ones(wor
             for name in (world.made["completed"], world.made["running"]):
                 foreign = await visit.make(world.service.client, "", world.bob, f"?{query}={name}")
                 assert told(foreign, name) == told(unknown, UNKNOWN_ID), (visit, query)
+
+
+@pytest.mark.slow
+async def test_the_others_items_are_referred_to_like_items_that_never_were(world: World) -> None:
+    client = world.service.client
+    found = []
+    for state in ("completed", "completed with tools", "incomplete", "cancelled", "running"):
+        shown = (await client.get(f"/v1/responses/{world.made[state]}", headers=world.alice)).json()
+        asked = (await client.get(f"/v1/responses/{world.made[state]}/input_items", headers=world.alice)).json()
+        found += [item["id"] for item in (*shown["output"], *asked["data"])]
+    kinds = {item.partition("_")[0] for item in found}
+    for item in found:
+        answers = []
+        for name in (item, re.sub(r"_[0-9a-f]{32}", "_" + "0" * 32, item)):
+            body = {"model": "echo-1", "input": [{"type": "item_reference", "id": name}]}
+            answer = await client.post("/v1/responses", json=body, headers=world.bob)
+            assert (answer.status_code, error_of(answer)["param"]) == (400, "input[0].id")
+            answers.append(told(answer, name))
+        assert answers[0] == answers[1], item
+    print(f"{len(found)} items of the other, of {len(kinds)} kinds: all alike")
+    assert kinds >= {"msg", "mcp"}
+
+
+@pytest.mark.slow
+async def test_a_list_shows_nobody_elses_responses(world: World) -> None:
+    async def listed(headers: dict[str, str]) -> list[str]:
+        answer = await world.service.client.get("/v1/responses", params={"limit": 100}, headers=headers)
+        assert answer.status_code == 200
+        return [one["id"] for one in answer.json()["data"]]
+
+    gone = {name for state, name in world.made.items() if state == "deleted" or state.startswith("not stored")}
+    assert await listed(world.bob) == []
+    assert set(await listed(world.alice)) == set(world.made.values()) - gone
 
 
 async def test_an_idempotency_key_of_another_owner_means_nothing(world: World) -> None:

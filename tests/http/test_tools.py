@@ -120,6 +120,14 @@ async def test_with_the_choice_of_none_no_tool_is_offered_and_none_runs(world: T
 
 
 @pytest.mark.slow
+async def test_a_model_that_calls_all_the_same_is_told_that_it_may_not(world: ToolWorld) -> None:
+    made = await create_whole(world, "tools-1", tools=[OWN], tool_choice="none")
+
+    assert (offered(world, 0), kinds(made)) == ([], ["mcp_call", "message"])
+    assert (made["status"], made["output"][0]["status"], made["output"][0]["name"]) == ("completed", "failed", "tool_1")
+
+
+@pytest.mark.slow
 async def test_a_choice_of_what_is_not_offered_is_refused_before_any_model_is_asked(world: ToolWorld) -> None:
     search = {"type": "mcp", "server_label": "dwctl", "name": "search"}
     for model, fields in (

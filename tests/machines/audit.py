@@ -6,12 +6,13 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from tests.machines.world import HTTP_TOOLS, Played, is_open
+from tests.machines.world import HTTP_TOOLS, Life, Played, is_open
 
-from dwctl_trio.domain.assembly import assemble, fold
+from dwctl_trio.domain.assembly import assemble, chain_items, fold
 from dwctl_trio.domain.event_grammar import check_stream
+from dwctl_trio.domain.events import OutputItemDone, SubAgentEvent
 from dwctl_trio.domain.ids import response_id_text
-from dwctl_trio.domain.items import McpCall, output_text
+from dwctl_trio.domain.items import ItemStatus, McpCall, output_text
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES, RowState
 from dwctl_trio.domain.response import (
     Completed,
@@ -95,9 +96,10 @@ def _check_firing(played: Played) -> None:
             assert fired[step.id] <= 1
         if step.state is StepState.COMPLETED and not _is_agent(played, step):
             assert made >= 1
-            assert any(step.id in life.fired and not is_open(life.steps_after[step.id]) for life in played.lives), (
-                "it ended in a process that had fired it"
-            )
+            assert any(
+                step.id in life.fired and (not is_open(life.steps_after[step.id]) or step.id in _outcomes(played, life))
+                for life in played.lives
+            ), "it ended in a process that had fired it, or that told how it ended"
     assert not sent, "the upstream hears of no other step"
     assert not calls, "the tools hear of no other step"
 
@@ -110,12 +112,31 @@ def _check_interrupted(played: Played) -> None:
             if not is_open(life.steps_after[step_id]):
                 continue
             step, later = ended[step_id], played.lives[number + 1 :]
-            if isinstance(step.descriptor, ToolCall) and _is_idempotent(step):
+            if step_id in _outcomes(played, life):
+                assert not any(step_id in other.fired for other in later), "its outcome was told"
+            elif isinstance(step.descriptor, ToolCall) and _is_idempotent(step):
                 assert step.state is not StepState.COMPLETED or any(step_id in other.fired for other in later)
                 assert not _is_abandoned(step)
             else:
                 assert step.error is not None
                 assert step.error.type is ErrorType.STEP_ABANDONED
+
+
+def _outcomes(played: Played, life: Life) -> set[UUID]:
+    """The tool calls of which it was told, when *life* ended, how they had ended."""
+    events = [numbered.event for numbered in read_stream(life.log_after, played.new.request).events]
+    of_items = [event.event if isinstance(event, SubAgentEvent) else event for event in events]
+    told = {
+        event.item.id
+        for event in of_items
+        if isinstance(event, OutputItemDone) and event.item.status in {ItemStatus.COMPLETED, ItemStatus.FAILED}
+    }
+    loops: dict[UUID | None, list[Step]] = {}
+    for step in played.chain:
+        loops.setdefault(step.parent_step_id, []).append(step)
+    return {
+        step.id for chain in loops.values() for item, step in chain_items(chain) if step is not None and item.id in told
+    }
 
 
 def _check_bounds(played: Played) -> None:

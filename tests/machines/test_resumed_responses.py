@@ -47,6 +47,21 @@ async def test_a_sub_agent_that_is_shown_is_told_again_from_its_beginning(world:
         assert list(dict.fromkeys(_items_of_agents(played))) == whole
 
 
+async def test_a_response_that_goes_on_with_another_does_so_in_every_life(world: LoopWorld) -> None:
+    plan = Plan(model="tools-1-then-echo-2", tools=("read",), earlier="what was said before")
+    before = [("user", "what was said before"), ("assistant", "Hello there"), ("user", "hello")]
+    calls = len((await world.play(plan)).lives[0].calls)
+
+    for number in range(3, calls):
+        for fault in (Fault.DIE_BEFORE, Fault.DIE_AFTER):
+            played = await world.play(attrs.evolve(plan, lives=({number: fault},)))
+
+            assert played.row is not None
+            assert played.row.state.value == "completed"
+            for body in (body for bodies in played.bodies.values() for body in bodies):
+                assert [(one["role"], one["content"]) for one in body["messages"]][:3] == before
+
+
 def _items_of_agents(played: Played) -> list[str]:
     """The kinds of the items that sub-agents were shown to have made."""
     events = [numbered.event for numbered in read_stream(played.log, played.new.request).events]

@@ -16,9 +16,11 @@ from uuid import UUID, uuid4
 import attrs
 import trio
 from tests.conformance.conftest import Lab, MemoryLab, PostgresLab
+from tests.conformance.responses import make_finished, make_new, make_request
 
 from dwctl_trio.domain.claiming import ClaimDemand
 from dwctl_trio.domain.errors import StoreError
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES
 from dwctl_trio.domain.limits import Limits
@@ -40,7 +42,7 @@ from dwctl_trio.ports import (
 )
 from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.protocol.trace_context import TraceContext
-from dwctl_trio.testing.faulty_store import Fault, FaultyStore, StoreCall
+from dwctl_trio.testing.faulty_store import Fault, FaultyStore, Store, StoreCall
 from dwctl_trio.testing.memory_rows import EventLog, MemoryRow, MemoryStep
 from dwctl_trio.testing.service import make_config
 from dwctl_trio.testing.simulator import Simulator, open_simulator
@@ -81,6 +83,7 @@ REPLIES = {
 }
 """What tools answer; only ``slow`` ones may answer slowly, or a test would wait for them."""
 
+EARLIER_ID = UUID(int=7)
 APPEND = "append_events"
 _RUN_S_MAX = 60.0
 _LIVES_MAX = 40
@@ -114,6 +117,8 @@ class Plan:
     """What each HTTP tool answers, in order, by the names in ``REPLIES``; the last one repeats."""
     body: Mapping[str, Any] = attrs.field(factory=dict)
     """What else the request says."""
+    earlier: str | None = None
+    """What was asked in the response that it goes on with; None: it begins a conversation."""
     bounds: Mapping[str, float] = attrs.field(factory=dict)
     """The limits that differ from ``LIMITS``."""
     lives: tuple[Mapping[int, Fault], ...] = ()
@@ -224,6 +229,8 @@ class LoopWorld:
     async def play(self, plan: Plan) -> Played:
         """Work on one response until it has ended, or until it is clear that there is none."""
         lab = await self._empty_lab()
+        if plan.earlier is not None:
+            await _say_earlier(lab.open_process(plan.limits), plan.earlier)
         self.simulator.reset()
         self.tool_server.calls_by_key.clear()
         for name in HTTP_TOOLS:
@@ -245,11 +252,14 @@ class LoopWorld:
         return self._postgres
 
     def _make_new(self, plan: Plan) -> NewResponse:
+        body: dict[str, Any] = {"model": plan.model, "input": "hello", "background": True, **plan.body}
+        if plan.earlier is not None:
+            body["previous_response_id"] = response_id_text(EARLIER_ID)
         return NewResponse(
             response_id=uuid4(),
             owner=OWNER,
             key_prefix=None,
-            request=parse_request({"model": plan.model, "input": "hello", "background": True, **plan.body}),
+            request=parse_request(body),
             route=ModelRoute(model=plan.model, upstream=_UPSTREAM, upstream_model=plan.model),
             first_step_id=uuid4(),
             tools=plan.offered(self.tool_server),
@@ -273,6 +283,7 @@ class LoopWorld:
         store = FaultyStore(process, decide)
         services = Services(
             store=store,
+            conversations=store,
             queue=store,
             events=store,
             upstream=_WatchedUpstream(self._upstreams, life),
@@ -328,6 +339,12 @@ async def open_world(postgres: PostgresLab | None = None) -> AsyncIterator[LoopW
         config = make_config("postgresql://unused", simulator.base_url)
         async with open_upstreams(config.upstreams, LIMITS) as upstreams:
             yield LoopWorld(simulator, tool_server, upstreams, postgres)
+
+
+async def _say_earlier(store: Store, text: str) -> None:
+    earlier = make_new(make_request(text), owner=OWNER, response_id=EARLIER_ID)
+    await store.open_response(earlier)
+    await store.finish_response(make_finished(earlier))
 
 
 def _steps(snapshot: Any, new: NewResponse) -> dict[UUID, MemoryStep]:

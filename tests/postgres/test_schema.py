@@ -270,7 +270,7 @@ async def test_an_ended_row_that_is_not_stored_holds_no_body(schema, state, colu
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("owner", "''"), ("surface", "'embeddings'"), ("service_tier", "'batch'"), ("attempt", "-1"), ("epoch", "-1")],
+    [("owner", "''"), ("surface", "'images'"), ("service_tier", "'batch'"), ("attempt", "-1"), ("epoch", "-1")],
 )
 async def test_a_column_takes_only_what_it_is_for(schema, column, value):
     with pytest.raises(asyncpg.CheckViolationError, match=column):

@@ -22,7 +22,7 @@ from dwctl_trio.domain.steps import Chain
 from dwctl_trio.domain.transitions import Finish, next_action
 from dwctl_trio.http.authentication import LOCAL_OWNER
 from dwctl_trio.postgres.store import PostgresStore
-from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.protocol.request_body import LOGPROBS, parse_request
 from dwctl_trio.testing.byte_upstream import ByteUpstream, open_byte_upstream
 from dwctl_trio.testing.chat_scripts import PROVIDER_CANARY, ChatScript
 from dwctl_trio.testing.service import Service, open_service
@@ -30,7 +30,10 @@ from dwctl_trio.testing.strategies import byte_splits, chat_scripts, render_sse
 from dwctl_trio.testing.wire import parse_response, read_stream
 
 EXAMPLES = 200
-BODY = {"model": "any", "input": "hello", "stream": True, "metadata": {"key": "value"}, "temperature": 0.5}
+BODY = {
+    "model": "any", "input": "hello", "stream": True, "metadata": {"key": "value"}, "temperature": 0.5,
+    "include": [LOGPROBS],
+}  # fmt: skip
 REQUEST = parse_request(BODY)
 _TERMINAL = (ResponseCompleted, ResponseIncomplete, ResponseFailed)
 
@@ -121,5 +124,6 @@ def _as_on_the_wire(response: Response) -> Response:
         response.usage,
         cached_tokens=response.usage.cached_tokens or 0,
         reasoning_tokens=response.usage.reasoning_tokens or 0,
+        cache_write_tokens=response.usage.cache_write_tokens or 0,
     )
     return attrs.evolve(response, usage=usage)

@@ -20,6 +20,7 @@ from dwctl_trio.domain.assembly import fold
 from dwctl_trio.domain.event_grammar import check_stream
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.tools import AgentTool
+from dwctl_trio.protocol.request_body import LOGPROBS
 from dwctl_trio.testing.memory_database import MemoryDatabase
 from dwctl_trio.testing.memory_store import MemoryStore
 from dwctl_trio.testing.request_bench import RequestBench, open_request_bench
@@ -33,7 +34,7 @@ AGENTS = ("inner", "outer")
 _PER_RUN = {"id", "created_at", "completed_at"}
 _PER_CALL = {"id", "call_id", "approval_request_id"}
 
-_OPTIONS = st.sampled_from(["", "", "-each", "-json", "-split-5", "-comments-crlf", "-nousage"])
+_OPTIONS = st.sampled_from(["", "", "-each", "-json", "-split-5", "-comments-crlf", "-nousage", "-cites"])
 _ENDING = st.one_of(
     st.builds("echo-{}{}".format, st.integers(1, 3), _OPTIONS),
     st.sampled_from(
@@ -79,12 +80,14 @@ def parts(draw: st.DrawFn) -> Parts:
     tools = server_tools(*offered)
     if draw(st.booleans()):
         tools.insert(draw(st.integers(0, len(tools))), CLIENT_TOOL)
-    fields: dict[str, Any] = {"tools": tools, "parallel_tool_calls": draw(st.booleans())}
+    fields: dict[str, Any] = {"tools": tools, "parallel_tool_calls": draw(st.booleans()), "include": []}
     if not set(offered) & set(AGENTS):  # of agents side by side, whoever comes first takes what is left
         fields["max_tool_calls"] = draw(st.none() | st.integers(1, 4))
         fields["max_output_tokens"] = draw(st.none() | st.integers(16, 60))
     elif draw(st.booleans()):
-        fields["include"] = ["dwctl:sub_agents"]
+        fields["include"].append("dwctl:sub_agents")
+    if draw(st.booleans()):
+        fields["include"].append(LOGPROBS)
     return Parts(
         top=draw(_scripts(4)),
         agents={name: draw(_scripts(2)) for name in AGENTS},

@@ -5,14 +5,15 @@ import traceback
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.chat import ChatRequest
+from dwctl_trio.domain.claiming import Surface
 from dwctl_trio.domain.errors import UpstreamError, UpstreamRejected
 from dwctl_trio.domain.turn import UsageReported
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.protocol.chat_answer import ChatAnswerReader, ChatPart
+from dwctl_trio.protocol.chat_answer import ChatAnswerReader, ChatPart, EmbeddingsReader
 from dwctl_trio.protocol.sse import DONE, encode_frame
 from dwctl_trio.testing.chat_reading import chunk_stream, gather, read_answer
 from dwctl_trio.testing.chat_scripts import PROVIDER_CANARY, render_answer, render_sse
@@ -26,7 +27,7 @@ COUNTED = UsageReported(Usage(input_tokens=3, output_tokens=4))
 
 def read(pieces: list[bytes], **asked: Any) -> tuple[list[ChatPart], UpstreamError | None]:
     """All that the answer brings, and the failure that ends it, if one does."""
-    request = ChatRequest(model="m", body=b"{}", **{"stream": True, **asked})
+    request = ChatRequest(body=b"{}", **{"model": "m", "stream": True, **asked})
     reader = ChatAnswerReader(request, event_bytes_max=2**20, answer_bytes_max=2**20)
     parts: list[ChatPart] = []
     try:
@@ -75,7 +76,9 @@ def test_no_text_of_a_providers_error_gets_through(script):
         assert PROVIDER_CANARY not in "".join(traceback.format_exception(failure))
     if script.expected.failure is UpstreamRejected:
         assert type(failure) is UpstreamRejected
-        assert all(PROVIDER_CANARY.encode() not in part for part in parts if isinstance(part, bytes))
+        # Its log probabilities are handed over as they are, and some hold the words as well.
+        handed_over = [part for part in parts if isinstance(part, bytes) and b'"logprobs"' not in part]
+        assert all(PROVIDER_CANARY.encode() not in part for part in handed_over)
 
 
 @given(script=chat_scripts(failing=False))
@@ -140,6 +143,23 @@ def test_a_whole_completion_becomes_the_chunks_of_the_stream_that_was_asked_for(
     assert values(read(body)[0]) == [first, COUNTED]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("odd", [{}, {"message": None}])
+def test_a_whole_completion_without_a_message_is_a_failure_of_the_upstream(odd, stream):
+    said = {"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}
+    body = json.dumps({"choices": [said, {"index": 1, "finish_reason": "stop", **odd}]}).encode()
+    parts, failure = read([body], stream=stream, choices=2)
+    assert parts == []
+    assert "without a message" in str(failure)
+
+
+@pytest.mark.parametrize("body", [b'{"detail": "x"}', b'{"choices": {}}', b"[NaN]", b"null", b'{"choices": [null]}'])
+@pytest.mark.parametrize("surface", [Surface.CHAT, Surface.COMPLETIONS])
+def test_what_is_no_completion_is_a_failure_of_the_upstream(body, surface):
+    _, failure = read([body], stream=False, surface=surface, model="alias")
+    assert type(failure) is UpstreamError
+
+
 def test_a_stream_that_was_not_asked_for_is_refused():
     reader = ChatAnswerReader(ChatRequest(model="m", body=b"{}"), event_bytes_max=100, answer_bytes_max=100)
     with pytest.raises(UpstreamError, match="not asked for"):
@@ -152,3 +172,72 @@ def test_an_answer_of_more_bytes_than_allowed_is_a_failure():
     with pytest.raises(UpstreamError, match="too large"):
         for _ in range(10):
             reader.feed(encode_frame(None, json.dumps(HELLO).encode()))
+
+
+@given(
+    named=st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    model=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+    whole=st.booleans(),
+)
+@example(named='"m"', model='a "quoted" name', whole=True)
+@example(named="m", model="\u2028", whole=False)
+def test_only_the_model_that_an_answer_names_is_given_another_name(named, model, whole):
+    said = "message" if whole else "delta"
+    rest = {"usage": None, "x": 1e-3, "choices": [{"index": 0, said: {"content": "model"}, "finish_reason": "stop"}]}
+    sent = {**({} if named is None else {"model": named}), **rest}
+    body = json.dumps(sent).encode() if whole else chunk_stream(sent)
+    request = ChatRequest(model=model, body=b"{}", stream=not whole)
+    reader = ChatAnswerReader(request, event_bytes_max=2**20, answer_bytes_max=2**20)
+    parts = [*(reader.feed_json(body) if whole else reader.feed(body)), *reader.end()]
+    assert values(parts) == [{**rest, **({} if named is None else {"model": model})}]
+    assert named is None or all(b"\n" not in part for part in parts if isinstance(part, bytes))
+
+
+def embed(body: bytes, model: str = "m", answer_bytes_max: int = 2**20) -> list[ChatPart]:
+    """What is made of embeddings."""
+    reader = EmbeddingsReader(model, answer_bytes_max=answer_bytes_max)
+    return [*reader.feed_json(body), *reader.end()]
+
+
+def test_embeddings_stay_the_same_to_the_last_digit_but_for_the_model():
+    numbers = b"[0.10000000000000000555, -1E-7,3 ]"
+    body = b'{ "object":"list", "data":[{"embedding":%b}], "model" : "%b", "usage":{"prompt_tokens":7}}'
+    counted = UsageReported(Usage(input_tokens=7, output_tokens=0))
+    assert embed(body % (numbers, b"m")) == [body % (numbers, b"m"), counted]
+    renamed, again = embed(body % (numbers, b"other"))
+    assert numbers in renamed
+    assert (json.loads(renamed), again) == (json.loads(body % (numbers, b"m")), counted)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "7"}, {"total_tokens": 7}, []])
+def test_embeddings_without_a_count_are_not_counted(usage):
+    (part,) = embed(json.dumps({"data": [], "model": "m", "usage": usage}).encode())
+    assert json.loads(part)["usage"] == usage
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"error": {"message": "%b", "code": 503}}' % PROVIDER_CANARY.encode(), UpstreamRejected),
+        (b'{"data": [', UpstreamError),
+        (b'["%b"]' % PROVIDER_CANARY.encode(), UpstreamError),
+        (b"", UpstreamError),
+        (b'{"data": [], "model": "%b"}' % (b"m" * 200), UpstreamError),
+        (b'{"data": [{"embedding": [NaN]}], "model": "%b"}' % PROVIDER_CANARY.encode(), UpstreamError),
+        (b'{"data": [{"embedding": [NaN]}], "model": "m"}', UpstreamError),
+        (b"[NaN]", UpstreamError),
+        (b'{"detail": "%b"}' % PROVIDER_CANARY.encode(), UpstreamError),
+        (b'{"data": {"embedding": []}, "model": "m"}', UpstreamError),
+        (b'{"data": null, "model": "m"}', UpstreamError),
+    ],
+    ids=["error", "cut", "array", "empty", "large", "aliased", "number", "bare", "detail", "object", "null"],
+)
+def test_what_is_no_embeddings_is_a_failure_in_our_words(body, kind):
+    with pytest.raises(kind) as caught:
+        embed(body, answer_bytes_max=150)
+    assert PROVIDER_CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_embeddings_are_no_stream():
+    with pytest.raises(UpstreamError, match="not asked for"):
+        EmbeddingsReader("m", answer_bytes_max=100).feed(chunk_stream(HELLO))

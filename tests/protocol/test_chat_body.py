@@ -8,10 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.chat import ChatRequest
+from dwctl_trio.domain.claiming import Surface
 from dwctl_trio.domain.errors import InvalidRequest
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.protocol import json as wire
-from dwctl_trio.protocol.chat_body import parse_chat, read_chat, render_chat
+from dwctl_trio.protocol.chat_body import parse_chat, parse_completion, parse_embeddings, read_chat, render_chat
 from dwctl_trio.protocol.chat_request import DEFAULT_QUIRKS, Quirks
 from dwctl_trio.testing.request_strategies import json_values
 
@@ -116,3 +117,47 @@ def test_a_count_that_is_none_is_left_to_the_upstream(n):
 def test_the_usage_of_a_stream_is_asked_for_next_to_what_the_client_asked():
     body = rendered(sent(stream=True, stream_options={"include_usage": False, "include_obfuscation": False}))
     assert body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+
+
+@given(
+    body=json_values() | st.dictionaries(st.sampled_from(["model", "prompt", "input", "n", *OURS]), json_values()),
+    parse=st.sampled_from([parse_completion, parse_embeddings]),
+)
+@example(body=None, parse=parse_completion)
+def test_any_json_is_a_text_a_thing_to_embed_or_an_error_that_names_its_parameter(body, parse):
+    try:
+        request = parse(body)
+    except InvalidRequest as error:
+        assert error.param is None or error.param.split(".")[0] in {"model", "stream", "stream_options"}
+    else:
+        assert json.loads(request.body) == body
+        assert (request.choices >= 1, request.store, request.is_queued) == (True, False, False)
+
+
+@given(rest=others, quirks=quirks, stream=st.booleans())
+def test_of_a_text_to_complete_everything_that_is_not_ours_reaches_the_upstream_as_it_is(rest, quirks, stream):
+    asked = {"model": "m", "prompt": ["a", "b"], "messages": [{"role": "developer"}], "service_tier": "odd", **rest}
+    request = parse_completion(asked | {"stream": stream})
+    body = json.loads(render_chat(request, upstream_model="real", quirks=quirks))
+    usage = {"stream_options": {"include_usage": True}} if stream and quirks.stream_usage else {}
+    assert body == {**asked, "model": "real", "stream": stream, **usage}
+
+
+@given(rest=others, quirks=quirks)
+def test_of_what_is_to_embed_everything_but_the_model_reaches_the_upstream_as_it_is(rest, quirks):
+    asked = {"model": "m", "input": ["a"], **rest}
+    assert json.loads(render_chat(parse_embeddings(asked), upstream_model="real", quirks=quirks)) == {
+        **asked, "model": "real",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "choices"),
+    [
+        ("a", None, 1), (["a", "b"], None, 2), (["a", "b"], 3, 6), ([1, 2, 3], 2, 2), ([[1, 2], [3]], None, 2),
+        ([], None, 1), (None, "x", 1),
+    ],
+)  # fmt: skip
+def test_a_text_has_an_answer_for_each_prompt_and_each_time(prompt, n, choices):
+    request = parse_completion({"model": "m", "prompt": prompt, "n": n})
+    assert (request.choices, request.surface) == (choices, Surface.COMPLETIONS)

@@ -28,11 +28,12 @@ from dwctl_trio.domain.request import (
     InputItem,
     InputMessage,
     InputPart,
+    ItemReference,
     PartKind,
     Role,
 )
 from dwctl_trio.protocol.chat_history import render_history
-from dwctl_trio.testing.request_strategies import conversations, mcp_calls, texts
+from dwctl_trio.testing.conversation_strategies import conversations, mcp_calls, texts
 
 DONE = ItemStatus.COMPLETED
 ids_of_turns = st.builds(
@@ -117,29 +118,6 @@ def test_each_tool_message_answers_exactly_one_call_of_the_assistant_message_bef
     check_well_formed(messages)
 
 
-@given(items=conversations(), output=outputs)
-def test_no_answered_call_no_output_and_no_text_is_lost(
-    items: tuple[InputItem, ...], output: tuple[OutputItem, ...]
-) -> None:
-    messages = history(*items, output=output)
-
-    answers = [item for item in items if isinstance(item, FunctionCallOutput | CustomToolCallOutput)]
-    server_calls = [item for item in (*items, *output) if isinstance(item, McpCall)]
-    told = [sent["content"] for sent in messages if sent["role"] == "tool"]
-    assert len(told) == len(answers) + len(server_calls)
-    for given_back in [item.output for item in answers] + [call.output for call in server_calls if call.output]:
-        assert given_back in told
-        told.remove(given_back)
-    texts_said = [text_of(sent["content"]) for sent in messages if sent["role"] != "tool"]
-    asked = [part.text for item in items if isinstance(item, InputMessage) for part in item.content]
-    spoken = [part.text for item in output if isinstance(item, Message) for part in item.content]  # type: ignore[union-attr]
-    assert sorted("".join(texts_said)) == sorted("".join([*asked, *spoken]))
-
-
-def text_of(content: Any) -> str:
-    return "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
-
-
 @given(items=conversations())
 def test_whatever_the_conversation_does_not_match_is_left_out_and_the_rest_is_well_formed(
     items: tuple[InputItem, ...],
@@ -214,6 +192,15 @@ def test_what_a_turn_says_after_its_calls_goes_with_them() -> None:
     assert shape(messages) == [["ab", "call_0"], ("call_0", "out 1.0"), [None, "call_0"], ("call_0", "out 2.0")]
 
 
+@pytest.mark.parametrize("digits", [31, 32, 41, 48, 50])
+def test_ids_of_another_servers_making_say_nothing_of_turns(digits: int) -> None:
+    brought = [call(f"call_{place}", item_id=f"fc_{place}{'0' * (digits - 1)}") for place in range(2)]
+
+    messages = history(*brought, answer("call_0"), answer("call_1"))
+
+    assert shape(messages) == [[None, "call_0", "call_1"], ("call_0", "out call_0"), ("call_1", "out call_1")]
+
+
 def test_the_servers_and_the_clients_calls_of_one_turn_are_one_message() -> None:
     of_client = call("call_1", item_id=ids.item_id("fc", UUID(int=1), 1))
 
@@ -270,3 +257,8 @@ def test_a_name_that_no_tool_could_have_goes_upstream_as_one_that_it_could() -> 
     (said, _) = history(output=(call,))
     (sent,) = said["tool_calls"]
     assert sent["function"]["name"] == ("a_b______" * 40)[:128]
+
+
+def test_a_reference_that_nobody_has_resolved_never_reaches_a_model() -> None:
+    with pytest.raises(AssertionError, match="resolved before a model is called"):
+        history(ItemReference(id="msg_1"))

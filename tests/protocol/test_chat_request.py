@@ -20,7 +20,7 @@ from dwctl_trio.domain.request import (
     ResponseRequest,
     Role,
 )
-from dwctl_trio.domain.tools import FREE_CHOICE, ChoiceMode, OfferedTool, ToolChoice
+from dwctl_trio.domain.tools import FREE_CHOICE, ChoiceMode, Namespace, OfferedTool, ToolChoice, put_into
 from dwctl_trio.domain.transitions import TurnPlan
 from dwctl_trio.protocol.chat_request import DEFAULT_QUIRKS, Quirks, render_chat_request
 from dwctl_trio.testing.request_strategies import offered_tools
@@ -132,13 +132,16 @@ def test_several_parts_are_an_array_and_one_is_a_text():
         (JsonObject(), {"type": "json_object"}),
         (
             JsonSchema(name="city", schema=b'{"type":"object"}'),
-            {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}}},
-        ),
-        (
-            JsonSchema(name="city", schema=b"{}", description="A city.", strict=False),
             {
                 "type": "json_schema",
-                "json_schema": {"name": "city", "schema": {}, "description": "A city.", "strict": False},
+                "json_schema": {"name": "city", "schema": {"type": "object"}, "strict": False},
+            },
+        ),
+        (
+            JsonSchema(name="city", schema=b"{}", description="A city.", strict=True),
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "city", "schema": {}, "description": "A city.", "strict": True},
             },
         ),
     ],
@@ -221,6 +224,15 @@ def test_a_custom_tool_is_a_function_of_one_text(description, form, sent):
     assert offered["function"].get("description") == sent
     assert offered["function"]["parameters"]["properties"] == {"input": {"type": "string"}}
     assert offered["function"]["parameters"]["required"] == ["input"]
+
+
+def test_a_tool_of_a_namespace_has_its_full_name_and_both_descriptions():
+    tool = put_into(Namespace(name="crm", description="Customers."), attrs.evolve(FUNCTION, description="Does f."))
+
+    (offered,) = render(None, tool)["tools"]
+
+    assert offered["function"]["name"] == "crm__f"
+    assert offered["function"]["description"] == "Customers.\n\nDoes f."
 
 
 def test_the_one_tool_that_must_be_called_is_named():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dwctl_trio.domain.ids import synthetic_call_id
 from dwctl_trio.domain.turn import FinishReason, ToolCallFragment, TurnFinished
-from dwctl_trio.protocol.chat_completions import ChunkReassembler
+from dwctl_trio.protocol.chat_completions import ChunkReassembler, TurnBounds
 from dwctl_trio.testing.chat_reading import STEP_ID, chunk, chunk_stream, gather, read_answer
 from dwctl_trio.testing.chat_scripts import ExpectedCall, ExpectedTurn
 from dwctl_trio.testing.request_strategies import texts
@@ -87,9 +87,8 @@ def test_an_entry_that_says_nothing_is_no_call():
 
 def read_custom(*chunks) -> list:
     """The fragments of an answer in which ``c`` is a custom tool."""
-    reassembler = ChunkReassembler(
-        STEP_ID, event_bytes_max=1 << 20, answer_bytes_max=1 << 20, tool_calls_max=4, custom_tools={"c"}
-    )
+    bounds = TurnBounds(event_bytes=1 << 20, answer_bytes=1 << 20, tool_calls=4, annotations=0)
+    reassembler = ChunkReassembler(STEP_ID, bounds=bounds, custom_tools={"c"})
     return [*reassembler.feed(chunk_stream(*chunks)), *reassembler.end()]
 
 

@@ -12,18 +12,19 @@ from dwctl_trio.domain.request import RequestTool, ServerToolReference
 from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, FREE_CHOICE, ChoiceMode, OfferedTool, ToolChoice
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.fields import Fields
-from dwctl_trio.protocol.offered_tools import echo_tools, render_choice
+from dwctl_trio.protocol.offered_tools import echo_tools, render_choice, render_request_tools
+from dwctl_trio.protocol.parameters import TOOL_TYPES, Support, names, plain_note
 from dwctl_trio.protocol.request_tools import (
     NAME_CHARACTERS_MAX,
     TOOLS_MAX,
     parse_request_tools,
     parse_tool_choice,
     parse_tools,
-    render_request_tools,
     render_tools,
 )
 from dwctl_trio.testing.request_strategies import offered_tools, request_tools
 
+GROUP = {"type": "namespace", "name": "crm", "description": "Customers."}
 FUNCTION = {"type": "function", "name": "f"}
 OURS = {"type": "mcp", "server_label": "dwctl"}
 
@@ -80,6 +81,13 @@ def test_a_schema_and_a_grammar_stay_encoded() -> None:
     )
 
 
+def test_a_namespace_is_a_part_of_its_tools_names() -> None:
+    tools = parse({**GROUP, "tools": [FUNCTION, {"type": "custom", "name": "c"}]}, FUNCTION)
+
+    assert [tool.name for tool in tools] == ["crm__f", "crm__c", "f"]
+    assert [tool.short_name for tool in tools if isinstance(tool, OfferedTool)] == ["f", "c", "f"]
+
+
 @pytest.mark.parametrize(
     ("entry", "names"),
     [
@@ -100,6 +108,15 @@ def test_the_servers_tools_are_named_one_by_one_or_all_at_once(entry: dict[str, 
         ({"type": "web_search"}, "tools[0].type", "unsupported_value"),
         ({"name": "f"}, "tools[0].type", "missing_required_parameter"),
         ("f", "tools[0]", "invalid_type"),
+        ({**GROUP, "tools": []}, "tools[0].tools", "empty_array"),
+        ({**GROUP, "tools": [OURS]}, "tools[0].tools[0].type", "unsupported_value"),
+        (
+            {**GROUP, "tools": [{"type": "function", "name": "a" * 124}]},
+            "tools[0].tools[0].name",
+            "string_above_max_length",
+        ),
+        ({**GROUP, "name": "a b"}, "tools[0].name", "invalid_value"),
+        ({"type": "namespace", "name": "crm"}, "tools[0].tools", "missing_required_parameter"),
         ({"type": "function"}, "tools[0].name", "missing_required_parameter"),
         ({"type": "function", "name": "a b"}, "tools[0].name", "invalid_value"),
         ({"type": "function", "name": ""}, "tools[0].name", "invalid_value"),
@@ -131,7 +148,15 @@ def test_the_servers_tools_are_named_one_by_one_or_all_at_once(entry: dict[str, 
         ({**OURS, "allowed_tools": "a"}, "tools[0].allowed_tools", "invalid_type"),
         ({**OURS, "allowed_tools": [7]}, "tools[0].allowed_tools[0]", "invalid_type"),
         ({**OURS, "allowed_tools": ["a", "b b"]}, "tools[0].allowed_tools[1]", "invalid_value"),
-        ({**OURS, "allowed_tools": {"read_only": True}}, "tools[0].allowed_tools.read_only", "unknown_parameter"),
+        ({**OURS, "allowed_tools": {"read_only": True}}, "tools[0].allowed_tools.read_only", "unsupported_parameter"),
+        ({"type": "function", "function": {"name": "f"}}, "tools[0].function", "unknown_parameter"),
+        ({"type": "custom", "custom": {"name": "c"}}, "tools[0].custom", "unknown_parameter"),
+        (
+            {**FUNCTION, "allowed_callers": ["direct", "programmatic"]},
+            "tools[0].allowed_callers[1]",
+            "unsupported_value",
+        ),
+        ({**FUNCTION, "output_schema": 7}, "tools[0].output_schema", "invalid_type"),
     ],
 )
 def test_what_is_wrong_with_a_tool_is_named(entry: object, param: str, code: str) -> None:
@@ -142,9 +167,18 @@ def test_what_is_wrong_with_a_tool_is_named(entry: object, param: str, code: str
     assert f"'{param}'" in caught.value.message
 
 
-def test_a_type_that_is_not_supported_is_told_which_are() -> None:
-    with pytest.raises(InvalidRequest, match="'function', 'custom', 'mcp' or 'dwctl:tool'"):
-        parse({"type": "code_interpreter"})
+@pytest.mark.parametrize("kind", names(TOOL_TYPES, Support.REFUSED))
+def test_a_type_that_is_not_supported_is_told_which_are_and_what_to_do(kind: str) -> None:
+    for attempt in (lambda: parse({"type": kind}), lambda: choose({"type": kind}, FUNCTION)):
+        with pytest.raises(InvalidRequest, match=r"'function', 'custom', 'mcp'( or|,) 'dwctl:tool'") as caught:
+            attempt()
+        assert caught.value.message.endswith(plain_note(TOOL_TYPES[kind]))
+
+
+def test_a_tool_may_say_what_holds_anyway() -> None:
+    said = {"async": False, "defer_loading": False, "allowed_callers": ["direct"], "output_schema": {"type": "object"}}
+
+    assert parse({**FUNCTION, **said}) == parse(FUNCTION)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +227,11 @@ def test_there_are_as_many_tools_as_openai_allows_and_no_more(packed: bool) -> N
         ({"type": "custom", "name": "c"}, ToolChoice(mode=ChoiceMode.REQUIRED, name="c")),
         ({"type": "dwctl:tool", "name": "a"}, ToolChoice(mode=ChoiceMode.REQUIRED, name="a")),
         ({**OURS, "name": "a"}, ToolChoice(mode=ChoiceMode.REQUIRED, name="a")),
+        (OURS, ToolChoice(mode=ChoiceMode.REQUIRED, name=ALL_SERVER_TOOLS)),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [OURS, FUNCTION]},
+            ToolChoice(allowed=(ALL_SERVER_TOOLS, "f")),
+        ),
         (
             {"type": "allowed_tools", "mode": "required", "tools": [FUNCTION, {**OURS, "name": "a"}, FUNCTION]},
             ToolChoice(mode=ChoiceMode.REQUIRED, allowed=("f", "a")),
@@ -220,7 +259,6 @@ def test_every_way_to_choose_is_understood(choice: object, expected: ToolChoice,
         ({"type": "function"}, "tool_choice.name", "missing_required_parameter"),
         ({"type": "function", "function": {"name": "f"}}, "tool_choice.function", "unknown_parameter"),
         ({"type": "mcp", "server_label": "x", "name": "f"}, "tool_choice.server_label", "unsupported_value"),
-        (OURS, "tool_choice.name", "missing_required_parameter"),
         ({"type": "allowed_tools", "tools": [FUNCTION]}, "tool_choice.mode", "missing_required_parameter"),
         ({"type": "allowed_tools", "mode": "none", "tools": [FUNCTION]}, "tool_choice.mode", "invalid_value"),
         ({"type": "allowed_tools", "mode": "auto", "tools": []}, "tool_choice.tools", "empty_array"),
@@ -255,6 +293,11 @@ def test_a_choice_of_what_is_not_offered_is_refused_in_openais_words(choice: obj
     assert choose(choice, FUNCTION, OURS) == choose(choice), "only the server knows what it has"
 
 
+def test_a_choice_of_the_servers_tools_where_none_is_named_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="Tool choice 'mcp' not found"):
+        choose(OURS, FUNCTION)
+
+
 def test_the_servers_tools_are_echoed_as_one_entry_that_tells_their_names_only() -> None:
     secret = OfferedTool(kind=CallKind.SERVER, name="a", description="canary", parameters=b'{"canary":1}')
     tools = (secret, OfferedTool(kind=CallKind.FUNCTION, name="f"), OfferedTool(kind=CallKind.SERVER, name="b"))
@@ -263,3 +306,19 @@ def test_the_servers_tools_are_echoed_as_one_entry_that_tells_their_names_only()
         {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None},
         {"type": "mcp", "server_label": "dwctl", "allowed_tools": ["a", "b"], "require_approval": "never"},
     ]
+
+
+def test_an_operator_may_have_tools_left_out_that_nobody_here_runs() -> None:
+    own = {"type": "function", "name": "own"}
+    hosted = [{"type": kind} for kind in names(TOOL_TYPES, Support.REFUSED)]
+    body = {"tools": [hosted[0] | {"external_web_access": False}, own, *hosted]}
+
+    parsed = parse_request_tools(Fields(body, ""), ignores_hosted=True)
+
+    assert parsed is not None
+    assert [tool.name for tool in parsed] == ["own"]
+    for entry in hosted:
+        with pytest.raises(InvalidRequest, match="Unsupported 'tools"):
+            parse_request_tools(Fields({"tools": [entry]}, ""))
+    with pytest.raises(InvalidRequest, match="tools"):
+        parse_request_tools(Fields({"tools": [{"type": "teleport"}]}, ""), ignores_hosted=True)

@@ -37,7 +37,7 @@ from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.output_items import parse_item, parse_items, parse_part, render_item, render_part
-from dwctl_trio.protocol.response_object import parse_turn, render_response, render_turn, render_usage
+from dwctl_trio.protocol.response_object import LOGPROBS_APART, parse_turn, render_response, render_turn, render_usage
 from dwctl_trio.testing.request_strategies import offered_tools, response_requests, texts
 from dwctl_trio.testing.wire import parse_response
 
@@ -51,6 +51,7 @@ OPEN_RESPONSES_REQUIRED = {
 MAY_BE_NULL = {
     *("completed_at", "incomplete_details", "previous_response_id", "instructions", "error", "reasoning", "usage"),
     *("max_output_tokens", "max_tool_calls", "safety_identifier", "prompt_cache_key", "user"),
+    *("prompt_cache_options", "prompt_cache_retention", "conversation", "moderation", "prompt"),
 }
 REQUIRED_OF_ITEM = {
     "message": {"type", "id", "status", "role", "content"},
@@ -64,7 +65,22 @@ REQUIRED_OF_ITEM = {
 
 statuses = st.sampled_from([status for status in ItemStatus if status is not ItemStatus.FAILED])
 identifiers = st.text("abc123_", min_size=1, max_size=8)
-text_parts = st.builds(TextPart, text=texts())
+ANNOTATIONS = (
+    b'{"type":"url_citation","url":"https://a.example/","title":"A","start_index":0,"end_index":3}',
+    b'{"type":"file_citation","file_id":"file_1","filename":"a.txt","index":0}',
+    b'{"type":"container_file_citation","container_id":"c","file_id":"f","filename":"a","start_index":0,"end_index":1}',
+    b'{"type":"file_path","file_id":"file_1","index":2}',
+)
+TOKENS = (
+    b'{"token":"a","logprob":-0.25,"bytes":[97],"top_logprobs":[]}',
+    b'{"token":"b","logprob":-9999.0,"bytes":[255],"top_logprobs":[{"token":"a","logprob":0.0,"bytes":[97]}]}',
+)
+text_parts = st.builds(
+    TextPart,
+    text=texts(),
+    annotations=st.lists(st.sampled_from(ANNOTATIONS), max_size=2).map(tuple),
+    logprobs=st.lists(st.sampled_from(TOKENS), max_size=2).map(tuple),
+)
 refusal_parts = st.builds(RefusalPart, refusal=texts())
 reasoning_parts = st.builds(ReasoningPart, text=texts())
 parts = text_parts | refusal_parts | reasoning_parts
@@ -100,6 +116,7 @@ usages = st.builds(
     output_tokens=counts,
     cached_tokens=st.none() | counts,
     reasoning_tokens=st.none() | counts,
+    cache_write_tokens=st.none() | counts,
 )
 turns = st.builds(
     ModelTurn, items=outputs, finish_reason=st.none() | st.sampled_from(FinishReason), usage=st.none() | usages
@@ -286,13 +303,31 @@ def test_a_turn_that_was_stored_is_read_as_it_was(turn: ModelTurn) -> None:
     assert parse_turn(on_the_wire(render_turn(turn))) == turn
 
 
+@given(turn=turns)
+def test_the_log_probabilities_of_a_stored_turn_can_be_cut_off(turn: ModelTurn) -> None:
+    said, mark, _ = json.encode(render_turn(turn)).partition(f',"{LOGPROBS_APART}":['.encode())
+
+    read = parse_turn(msgspec.json.decode(said + b"}" if mark else said))
+    assert read == attrs.evolve(turn, items=tuple(map(without_logprobs, turn.items)))
+
+
+def without_logprobs(item: OutputItem) -> OutputItem:
+    if not isinstance(item, Message):
+        return item
+    parts = (attrs.evolve(part, logprobs=()) if isinstance(part, TextPart) else part for part in item.content)
+    return attrs.evolve(item, content=tuple(parts))
+
+
 @given(usage=usages)
 def test_usage_has_every_number_that_the_sdk_demands_and_they_add_up(usage: Usage) -> None:
     rendered = render_usage(usage)
 
     assert rendered == {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens or 0,
+            "cache_write_tokens": usage.cache_write_tokens or 0,
+        },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
         "total_tokens": usage.input_tokens + usage.output_tokens,

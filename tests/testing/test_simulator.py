@@ -9,6 +9,7 @@ import trio
 
 from dwctl_trio.testing.simulator import EXAMPLE_MODELS, open_simulator, run_simulator
 from dwctl_trio.testing.simulator_script import expected_text, expected_tokens
+from dwctl_trio.testing.simulator_text import pack, vector
 
 WEATHER = {
     "type": "function",
@@ -166,6 +167,17 @@ async def test_ids_of_tool_calls_can_come_late_or_never():
     assert all("id" not in fragment for (fragment,) in deltas(late, "tool_calls")[:2])
 
 
+async def test_the_prompt_can_say_what_is_called():
+    prompt = 'now call:look{"at": {"depth": 2}} and then call:wait{} but call:this{is none'
+    async with served() as (_, client):
+        calls = calls_of(await ask(client, "toolsasked-3", prompt=prompt))
+        ((_, name, _),) = calls_of(await ask(client, "toolsasked", prompt="say nothing of it"))
+    assert [(name, json.loads(arguments)) for _, name, arguments in calls] == [
+        ("look", {"at": {"depth": 2}}), ("wait", {}), ("look", {"at": {"depth": 2}}),
+    ]  # fmt: skip
+    assert name == "tool_1"
+
+
 async def test_arguments_can_be_broken_json():
     async with served() as (_, client):
         ((_, _, arguments),) = calls_of(await ask(client, "toolsbad-1"))
@@ -307,3 +319,46 @@ async def test_it_runs_without_a_handle_and_starts_with_its_address():
         async with httpx.AsyncClient(base_url=base_url) as client:
             assert (await ask(client, "echo-1")).status_code == 200
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_text_is_completed_by_the_same_scripts_as_a_chat(stream):
+    async with served() as (simulator, client):
+        body = {"model": "echo-3-each", "prompt": "one two key:k", "stream": stream}
+        answer = await client.post(
+            "/completions", json=body | ({"stream_options": {"include_usage": True}} if stream else {})
+        )
+        statistics = await simulator.wait_idle()
+    chunks = events(answer) if stream else [answer.json()]
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == expected_text("echo-3")
+    assert chunks[-1]["usage"]["prompt_tokens"] == statistics.prompt_tokens == 3
+    assert (statistics.completion_tokens_reported, simulator.requests[0].key) == (3, "k")
+
+
+async def test_a_text_has_the_same_vector_every_time_in_either_form():
+    async with served() as (_, client):
+        found = []
+        for form in ("float", "base64"):
+            body = {"model": "any", "input": ["one two", [5, 6]], "encoding_format": form}
+            found.append((await client.post("/embeddings", json=body)).json())
+        refused = await client.post("/embeddings", json={"model": "error-503", "input": "x"})
+    floats, packed = ([entry["embedding"] for entry in answer["data"]] for answer in found)
+    assert floats == [vector("one two"), vector("5 6")]
+    assert packed == [pack(values) for values in floats]
+    assert all(-1 <= number < 1 for values in floats for number in values)
+    assert found[0]["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    assert refused.status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/completions", "/embeddings"])
+async def test_what_is_no_text_to_complete_or_embed_is_refused(path):
+    async with served() as (_, client):
+        for body in (b"[]", b"{", b'{"model": 1}', b"[" * 100_000):
+            assert (await client.post(path, content=body)).status_code == 400
+
+
+async def test_more_numbers_than_it_has_time_for_are_refused():
+    async with served() as (_, client):
+        body = {"model": "any", "input": ["one", "two"], "dimensions": 10**9}
+        assert (await client.post("/embeddings", json=body)).status_code == 400

@@ -119,11 +119,11 @@ def test_of_a_key_that_stands_twice_the_checked_value_is_sent() -> None:
     ids=["nested-repeats", "look-ahead", "unique-objects", "many-problems"],
 )
 def test_no_arguments_make_a_check_take_long(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
-    begun_at = time.perf_counter()
+    begun_at = time.thread_time()
 
     problem_of(json.dumps(arguments), json.dumps({"type": "object", **schema}).encode(), bytes_max=256 * 1024)
 
-    assert time.perf_counter() - begun_at < 1.0
+    assert time.thread_time() - begun_at < 1.0
 
 
 def test_a_schema_is_compiled_once() -> None:

@@ -16,7 +16,7 @@ from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.turn import UsageReported
 from dwctl_trio.ports import ChatCall
 from dwctl_trio.protocol.chat_answer import ChatPart
-from dwctl_trio.protocol.chat_body import parse_chat
+from dwctl_trio.protocol.chat_body import parse_chat, parse_completion, parse_embeddings
 from dwctl_trio.testing.simulator import Simulator, open_simulator
 from dwctl_trio.testing.simulator_reply import CANARY
 from dwctl_trio.testing.simulator_script import expected_text
@@ -68,9 +68,8 @@ async def test_a_whole_completion_is_the_upstreams_own_to_the_byte() -> None:
 
     assert (sent["model"], sent["stream"]) == ("echo-3", False)
     assert "stream_options" not in sent
-    assert parts[0] == direct.content.replace(
-        json.loads(direct.content)["id"].encode(), json.loads(parts[0])["id"].encode()
-    )
+    ours, theirs = json.loads(parts[0])["id"].encode(), json.loads(direct.content)["id"].encode()
+    assert parts[0] == direct.content.replace(theirs, ours).replace(b'"model":"echo-3"', b'"model":"alias"')
     assert (_said(parts, "message"), _counts(parts)) == (expected_text("echo-3"), [3])
 
 
@@ -141,3 +140,26 @@ async def test_a_whole_completion_may_take_as_long_as_the_whole_call() -> None:
         assert _said(parts, "message") == expected_text("echo-2")
         with pytest.raises(UpstreamTimeout, match="too long"), trio.fail_after(WAIT_S):
             await _read(upstreams, _call("hang", stream=False))
+
+
+async def test_each_kind_of_call_goes_to_its_own_endpoint_and_is_counted() -> None:
+    async with _open() as (upstreams, simulator):
+        for request, path, usage in (
+            (parse_completion({"model": "alias", "prompt": "one two", "stream": True}), "/v1/completions", (2, 3)),
+            (parse_completion({"model": "alias", "prompt": "one two"}), "/v1/completions", (2, 3)),
+            (parse_embeddings({"model": "alias", "input": "one two"}), "/v1/embeddings", (2, 0)),
+        ):
+            route = ModelRoute(model="alias", upstream="simulator", upstream_model="echo-3-each")
+            *parts, counted = await _read(upstreams, ChatCall(route=route, request=request))
+            assert isinstance(counted, UsageReported)
+            assert (counted.usage.input_tokens, counted.usage.output_tokens) == usage
+            assert {json.loads(part)["model"] for part in parts if isinstance(part, bytes)} == {"alias"}
+            assert (simulator.requests[-1].path, simulator.requests[-1].model) == (path, "echo-3-each")
+
+
+async def test_embeddings_have_the_same_bounds_as_any_answer() -> None:
+    request = parse_embeddings({"model": "alias", "input": "one", "dimensions": 2000})
+    async with _open(Limits(upstream_answer_bytes=4096)) as (upstreams, _):
+        route = ModelRoute(model="alias", upstream="simulator", upstream_model="echo-3")
+        with pytest.raises(UpstreamError, match="too large"):
+            await _read(upstreams, ChatCall(route=route, request=request))

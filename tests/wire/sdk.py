@@ -1,24 +1,23 @@
 """What the tests with the official OpenAI SDK share: a client in a thread, and what the SDK's types demand."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args
 
 import httpx
 import openai
 import pydantic
 import trio
+from openai.types.responses import ResponseStreamEvent
 
+from dwctl_trio.protocol.extras import EXTRA_EVENTS, EXTRA_FIELDS
 from dwctl_trio.testing.service import Service
 
 SDK_S = 20.0
 """Bound of the SDK's own waits."""
 
-NAMED_EXTRAS = {
-    "Response": {"presence_penalty", "frequency_penalty", "store"},
-    "ResponseFunctionCallArgumentsDoneEvent": {"name"},
-    "ResponseCustomToolCall": {"status"},
+_EVENT_TYPES: dict[str, type[pydantic.BaseModel]] = {
+    get_args(event.model_fields["type"].annotation)[0]: event for event in get_args(get_args(ResponseStreamEvent)[0])
 }
-"""Fields that the SDK's types do not know, by type: of Open Responses, or missing in the SDK."""
 
 
 async def use(service: Service, work: Callable[[openai.OpenAI], Any], *, api_key: str = "unused") -> Any:
@@ -35,11 +34,22 @@ async def use(service: Service, work: Callable[[openai.OpenAI], Any], *, api_key
         return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
 
 
+def check_event(data: Mapping[str, Any]) -> None:
+    """*data*, those of an event as they came, have all that the SDK's type demands, and no more than is on the list.
+
+    A sub-agent's event, which the SDK does not know, is taken for the event that it holds.
+    """
+    if data["type"] in EXTRA_EVENTS:
+        data = {**data["event"], "sequence_number": data["sequence_number"]}
+    assert_named_extras(_EVENT_TYPES[data["type"]].model_validate(data, strict=True))
+
+
 def _extras(value: object) -> Iterator[tuple[str, str]]:
-    """Every field in *value*, at any depth, that its type does not have: the type's name and the field's."""
+    """Every field in *value*, at any depth, that its type does not have: what *value* is, and the field's name."""
     if isinstance(value, pydantic.BaseModel):
+        kind = getattr(value, "object", None) or getattr(value, "type", None) or type(value).__name__
         for name in value.model_extra or {}:
-            yield type(value).__name__, name
+            yield kind, name
         for name in type(value).model_fields:
             yield from _extras(getattr(value, name))
     elif isinstance(value, list | tuple):
@@ -50,8 +60,13 @@ def _extras(value: object) -> Iterator[tuple[str, str]]:
             yield from _extras(item)
 
 
+def assert_named_extras(value: pydantic.BaseModel) -> None:
+    """*value* has nothing beyond its type but what is on the list."""
+    unnamed = {(kind, name) for kind, name in _extras(value) if name not in EXTRA_FIELDS.get(kind, ())}
+    assert not unnamed, unnamed
+
+
 def assert_typed(value: pydantic.BaseModel) -> None:
     """*value* has all that its type demands, and beyond it only what is on the list."""
     type(value).model_validate(value.to_dict())
-    unnamed = {(kind, name) for kind, name in _extras(value) if name not in NAMED_EXTRAS.get(kind, ())}
-    assert not unnamed, unnamed
+    assert_named_extras(value)

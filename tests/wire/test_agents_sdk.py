@@ -1,99 +1,23 @@
 """The OpenAI Agents SDK runs agents whose tools are the server's and its own: each call is made exactly once."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import attrs
-import httpx
-import openai
 import pytest
-import trio
-from agents import Agent, HostedMCPTool, ModelSettings, OpenAIResponsesModel, RunConfig, Runner, function_tool
-from tests.http.server_tools import (
-    AGENT_ANSWER,
-    WEATHER,
-    ToolWorld,
-    check_prompt,
-    open_tool_world,
-    server_tools,
-    told_outputs,
-)
+from agents import Agent, HostedMCPTool, ModelSettings, OpenAIResponsesModel
+from tests.http.server_tools import AGENT_ANSWER, WEATHER, ToolWorld, open_tool_world, server_tools, told_outputs
+from tests.wire.agents_sdk import OWN_OUTPUT, run_agent
 
 from dwctl_trio.testing.simulator_script import expected_text
 from dwctl_trio.testing.tool_server import ToolReply
 
-SDK_S = 30.0
-"""Bound of the SDK's own waits."""
-OWN_OUTPUT = "the client looked at word1"
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-
-
-@attrs.define
-class Ran:
-    """One run of an agent, as the SDK tells it."""
-
-    own_calls: list[str] = attrs.Factory(list)
-    """The arguments of each call of the client's own function."""
-    kinds: list[str] = attrs.Factory(list)
-    """The types of the items that the run has added, those of the wire."""
-    events: list[str] = attrs.Factory(list)
-    """The types of the events, if it was streamed."""
-    final_output: str = ""
-    agent: str = ""
-    """Who answered."""
-
-
-MakeAgent = Callable[[Callable[[str], OpenAIResponsesModel], Any], Agent[None]]
-"""An agent out of what makes a model by its name, and the client's own function."""
 
 
 @pytest.fixture
 async def world(postgres_dsn: str) -> AsyncIterator[ToolWorld]:
     async with open_tool_world(postgres_dsn) as world:
         yield world
-
-
-async def run_agent(world: ToolWorld, make_agent: MakeAgent, *, streamed: bool) -> Ran:
-    """Run an agent under asyncio, in a thread, as its users do."""
-    ran = Ran()
-
-    @function_tool
-    def own(city: str) -> str:
-        """Look at a city."""
-        ran.own_calls.append(city)
-        return f"the client looked at {city}"
-
-    async def work() -> None:
-        async with (
-            httpx.AsyncClient(trust_env=False) as http,
-            openai.AsyncOpenAI(
-                base_url=f"{world.service.url}/v1", api_key="unused", max_retries=0, timeout=SDK_S, http_client=http
-            ) as client,
-        ):
-            agent = make_agent(lambda model: OpenAIResponsesModel(model, client), own)
-            config = RunConfig(tracing_disabled=True)
-            if streamed:
-                result: Any = Runner.run_streamed(agent, "hello", run_config=config)
-                async for event in result.stream_events():
-                    if event.type == "raw_response_event":
-                        ran.events.append(event.data.type)
-            else:
-                result = await Runner.run(agent, "hello", run_config=config)
-            ran.kinds = [_kind_of(item.raw_item) for item in result.new_items]
-            ran.final_output, ran.agent = result.final_output, result.last_agent.name
-
-    with trio.fail_after(SDK_S):
-        await trio.to_thread.run_sync(asyncio.run, work(), abandon_on_cancel=True)
-    for prompt in world.prompts():
-        check_prompt(prompt)
-    return ran
-
-
-def _kind_of(item: Any) -> str:
-    kind = item["type"] if isinstance(item, dict) else item.type
-    assert isinstance(kind, str)
-    return kind
 
 
 @pytest.mark.slow

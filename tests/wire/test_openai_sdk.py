@@ -181,7 +181,7 @@ async def test_a_retry_of_the_sdk_gets_through_where_the_upstream_recovers(servi
 @pytest.mark.slow
 async def test_what_was_asked_is_echoed_and_passed_on(service: Service) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    form = {"type": "json_schema", "name": "answer", "description": "a", "schema": schema, "strict": True}
     asked: dict[str, Any] = {
         "model": "echo-2",
         "instructions": "Be brief.",

@@ -128,6 +128,20 @@ async def test_one_key_for_all_requests_of_a_client_is_a_conflict_that_the_sdk_d
 
 
 @pytest.mark.slow
+async def test_a_retry_of_a_call_that_is_handed_over_and_had_succeeded_is_a_conflict(service: Service) -> None:
+    def work(client: openai.OpenAI) -> openai.ConflictError:
+        with pytest.raises(openai.ConflictError) as raised:
+            client.embeddings.create(model="echo-2", input="hello", extra_headers=KEY)
+        return raised.value
+
+    conflict, wire = await use(service, work, losses=1)
+
+    assert conflict.code == "idempotency_replay_unavailable"
+    assert len(wire.keys) == 2, "no retry can help"
+    assert service.simulator.statistics().total == 1, "and none is paid for"
+
+
+@pytest.mark.slow
 async def test_the_sdk_raises_on_what_a_stream_learns_after_its_head(postgres_dsn: str) -> None:
     asked = {"model": "pause-1-2", "input": "hello", "stream": True}
     limits = {"idempotency_wait_s": 0.3, "idempotency_poll_s": 0.05, "head_hold_s": 0.05}

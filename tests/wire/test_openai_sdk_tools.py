@@ -286,6 +286,40 @@ async def test_a_mixed_turn_has_run_the_servers_and_leaves_the_clients_open(worl
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_function_of_a_namespace_is_called_and_answered_by_both_names(world: ToolWorld, stream: bool) -> None:
+    tools: Any = [{"type": "namespace", "name": "crm", "description": "Customers.", "tools": [OWN_TOOL, CUSTOM_TOOL]}]
+
+    def create(client: openai.OpenAI, history: list[Any]) -> Response:
+        made: Any = client.responses.create(model="tools-2-each", input=history, tools=tools, stream=stream)
+        if stream:
+            events = list(made)
+            assert_all_typed(events)
+            assert [event.name for event in events if event.type == "response.function_call_arguments.done"] in (
+                [], ["own"],
+            )  # fmt: skip
+        return events[-1].response if stream else made
+
+    def work(client: openai.OpenAI) -> tuple[Response, Response]:
+        history: list[Any] = [{"role": "user", "content": "hello"}]
+        first = create(client, history)
+        history += [item.to_dict() for item in first.output]
+        history += [{"type": f"{item.type}_output", "call_id": item.call_id, "output": "done"} for item in first.output]
+        return first, create(client, history)
+
+    first, second = await use(world.service, work)
+
+    assert_typed(first)
+    own, custom = first.output
+    assert (own.type, own.name, own.namespace) == ("function_call", "own", "crm")
+    assert (custom.type, custom.name, custom.namespace) == ("custom_tool_call", "script", "crm")
+    (echoed,) = [tool.to_dict() for tool in first.tools]
+    assert (echoed["name"], [tool["name"] for tool in echoed["tools"]]) == ("crm", ["own", "script"])
+    assert told_outputs(world.prompts()[-1]) == [("crm__own", "done"), ("crm__script", "done")]
+    assert second.output_text == expected_text("tools-2", turn=1)
+
+
+@pytest.mark.slow
 async def test_open_calls_without_their_outputs_are_a_bad_request_and_so_are_outputs_without_calls(
     world: ToolWorld,
 ) -> None:

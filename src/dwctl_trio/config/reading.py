@@ -29,15 +29,18 @@ from dwctl_trio.domain.models import MODEL_CHARACTERS_MAX, ModelRoute, Price
 from dwctl_trio.domain.rates import OwnerRates
 from dwctl_trio.domain.tools import ToolCatalog
 from dwctl_trio.protocol.chat_completions import Quirks
+from dwctl_trio.protocol.request_options import EFFORTS
 
 ENVIRONMENT_PREFIX = "DWCTL_"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _FLEX_ON_DISCONNECT = ("continue", "cancel")
+_HOSTED_TOOLS = ("refuse", "ignore")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
 _TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+_REASONING_HISTORIES = ("none", "reasoning_content", "reasoning")
 _NEEDED_FIELDS = frozenset({"messages", "model", "stream"})
 """Of a call of an upstream: without them it would be another call."""
 
@@ -95,6 +98,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "tools",
             "owners",
             "flex_on_disconnect",
+            "hosted_tools",
             "tracing",
             "limits",
             "log_level",
@@ -117,6 +121,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         limits=limits,
         owners=_parse_owners(top.section("owners")),
         flex_on_disconnect=top.choice("flex_on_disconnect", "continue", _FLEX_ON_DISCONNECT),
+        hosted_tools=top.choice("hosted_tools", "refuse", _HOSTED_TOOLS),
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
@@ -158,19 +163,25 @@ def _parse_database_url(top: Section) -> str | None:
 
 
 def _parse_quirks(section: Section) -> Quirks:
-    section.refuse_unknown(("drop", "rename", "developer_role", "stream_usage"))
+    flags = ("developer_role", "stream_usage", "named_tool_choice")
+    section.refuse_unknown(("drop", "rename", *flags, "reasoning_history", "efforts"))
     drop = section.items("drop", "a list of field names")
     if not all(isinstance(field, str) for field in drop):
         section.fail("drop", "expected a list of field names, each a string")
     needed = [field for field in drop if field in _NEEDED_FIELDS]
     if needed:
         section.fail("drop", f"{show(needed[0])} cannot be dropped: no call works without it")
-    rename = section.section("rename")
+    rename, efforts = section.section("rename"), section.section("efforts")
+    efforts.refuse_unknown(EFFORTS)
+    reasoning_history = section.choice("reasoning_history", "none", _REASONING_HISTORIES)
     return Quirks(
         drop=frozenset(drop),
         rename=tuple((field, rename.text(field)) for field in rename.names()),
         developer_role=section.flag("developer_role", default=True),
         stream_usage=section.flag("stream_usage", default=True),
+        named_tool_choice=section.flag("named_tool_choice", default=True),
+        reasoning_history=None if reasoning_history == "none" else reasoning_history,
+        efforts=tuple((effort, efforts.text(effort)) for effort in efforts.names()),
     )
 
 

@@ -36,7 +36,7 @@ class UpstreamConfig:
     name: str
     """By which models refer to it."""
     base_url: str
-    """Up to and with ``/v1``; ``/chat/completions`` is added."""
+    """Up to and with ``/v1``; the endpoint, such as ``/chat/completions``, is added."""
     api_key: str | None = None
     """Sent as ``Authorization: Bearer``; None sends no such header."""
     max_concurrency: int = 256
@@ -77,6 +77,8 @@ class Config:
     """Every bound of the system, by name."""
     flex_on_disconnect: str = "continue"
     """What becomes of a flex response whose client hangs up: ``continue`` or ``cancel``."""
+    hosted_tools: str = "refuse"
+    """What becomes of a request with tools that OpenAI's servers run: ``refuse`` it, or ``ignore`` the tools."""
     tracing_endpoint: str | None = None
     """The base URL of a collector that takes OTLP over HTTP; ``/v1/traces`` is added. None: no spans."""
     log_level: str = "info"

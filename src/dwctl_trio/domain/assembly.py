@@ -9,6 +9,7 @@ from typing import assert_never
 import attrs
 
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ArgumentsDone,
     ContentDelta,
@@ -40,6 +41,7 @@ from dwctl_trio.domain.items import (
     Reasoning,
     ReasoningPart,
     RefusalPart,
+    TextPart,
     ToolCallItem,
 )
 from dwctl_trio.domain.response import (
@@ -54,7 +56,6 @@ from dwctl_trio.domain.response import (
 from dwctl_trio.domain.steps import Chain, Step, StepState, ToolCall, ToolOutput
 from dwctl_trio.domain.transitions import is_superseded
 from dwctl_trio.domain.turn import ModelTurn
-from dwctl_trio.domain.turn_output import make_part
 from dwctl_trio.domain.usage import total_usage
 
 
@@ -193,8 +194,12 @@ def fold_item(item: OutputItem | None, event: ItemEvent) -> OutputItem:
             return _with_outcome_of(item, done)
         case ContentPartAdded(part=part):
             return _with_part(item, part)
-        case ContentDelta(kind=kind, delta=delta):
-            return _with_part(item, make_part(kind, _last_text(item) + delta), replace=1)
+        case ContentDelta():
+            return _with_part(item, _with_delta(_last_part(item), event), replace=1)
+        case AnnotationAdded(annotation=annotation):
+            part = _last_part(item)
+            assert isinstance(part, TextPart), "only text is annotated"
+            return _with_part(item, attrs.evolve(part, annotations=(*part.annotations, annotation)), replace=1)
         case ArgumentsDelta(delta=delta):
             assert isinstance(item, ToolCallItem)
             return attrs.evolve(item, arguments=item.arguments + delta)
@@ -213,10 +218,22 @@ def _with_outcome_of(folded: OutputItem, done: OutputItem) -> OutputItem:
     return attrs.evolve(folded, status=done.status)
 
 
-def _last_text(item: OutputItem) -> str:
+def _last_part(item: OutputItem) -> ContentPart:
     assert isinstance(item, Message | Reasoning)
-    part = item.content[-1]
-    return part.refusal if isinstance(part, RefusalPart) else part.text
+    return item.content[-1]
+
+
+def _with_delta(part: ContentPart, more: ContentDelta) -> ContentPart:
+    """*part* as it is with *more*."""
+    match part:
+        case TextPart():
+            return attrs.evolve(part, text=part.text + more.delta, logprobs=(*part.logprobs, *more.logprobs))
+        case RefusalPart():
+            return attrs.evolve(part, refusal=part.refusal + more.delta)
+        case ReasoningPart():
+            return attrs.evolve(part, text=part.text + more.delta)
+        case _ as never:
+            assert_never(never)
 
 
 def _with_part(item: OutputItem, part: ContentPart, *, replace: int = 0) -> OutputItem:

@@ -28,6 +28,8 @@ class Surface(StrEnum):
 
     RESPONSES = "responses"
     CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
 
 
 @attrs.frozen(kw_only=True)

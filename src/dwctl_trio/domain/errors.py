@@ -26,6 +26,7 @@ Rule 1: foreign exceptions become one of these once, in the adapter that meets t
 Rule 2: a message holds nothing internal: no address, key, SQL, path or provider's text.
 """
 
+from dwctl_trio.domain.rejections import Rejection
 from dwctl_trio.domain.response import ErrorType
 
 
@@ -161,7 +162,25 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRejected(UpstreamError):
-    """The upstream answered with an error status or an error object."""
+    """The upstream answered with an error status or an error object.
+
+    Args:
+        message: As of ``UpstreamError``.
+        status: As of ``UpstreamError``.
+        retry_after_s: As of ``UpstreamError``.
+        rejection: What was wrong with the request; None when it was something else, or unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        rejection: Rejection | None = None,
+    ) -> None:
+        super().__init__(message, status=status, retry_after_s=retry_after_s)
+        self.rejection = rejection
 
 
 class UpstreamUnreachable(UpstreamError):

@@ -26,14 +26,17 @@ class Rule(StrEnum):
     ITEM_ADDRESS = "item_address"
     """An event of an item names an output index that exists and the id that was added there."""
     ITEM_ORDER = "item_order"
-    """Within an item: part added, deltas, content done, part done, next part; or arguments, their end, and the outcome
-    if the server ran the call; at last item done, then nothing."""
+    """Within an item: part added, deltas and annotations, content done, part done, next part; or arguments, their end,
+    and the outcome if the server ran the call; at last item done, then nothing."""
     PART_ADDED = "part_added"
     """A part is added at the next content index, empty, and of a kind that fits its item."""
     DELTA = "delta"
-    """A delta is not empty, and is of the kind and the index of the open part."""
+    """A delta is not empty, and is of the kind and the index of the open part; only text has log probabilities."""
+    ANNOTATION = "annotation"
+    """An annotation is added to the open part, which is text, at the next annotation index."""
     DONE = "done"
-    """What a done event repeats (kind, text, part, name and arguments) is what the events before it added up to."""
+    """What a done event repeats (kind, text, log probabilities, part, name and arguments) is what the events before it
+    added up to."""
     ITEM_DONE = "item_done"
     """A done item is the added one with its parts, in a final status; a completed one is not empty, and a call that
     the server ran has the outcome that was said of it."""

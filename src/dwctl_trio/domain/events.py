@@ -76,6 +76,21 @@ class ContentDelta:
     content_index: int
     delta: str
     """Never empty."""
+    logprobs: tuple[bytes, ...] = ()
+    """Of the delta's tokens, as ``TextPart`` has them; only of text."""
+
+
+@attrs.frozen
+class AnnotationAdded:
+    """The text of a part refers to something."""
+
+    output_index: int
+    item_id: str
+    content_index: int
+    annotation_index: int
+    """The annotation's place in the part, from 0."""
+    annotation: bytes
+    """As ``TextPart`` has it."""
 
 
 @attrs.frozen
@@ -87,6 +102,8 @@ class ContentDone:
     item_id: str
     content_index: int
     text: str
+    logprobs: tuple[bytes, ...] = ()
+    """All those of its deltas."""
 
 
 @attrs.frozen
@@ -178,6 +195,7 @@ ItemEvent: TypeAlias = (
     OutputItemAdded
     | ContentPartAdded
     | ContentDelta
+    | AnnotationAdded
     | ContentDone
     | ContentPartDone
     | ArgumentsDelta

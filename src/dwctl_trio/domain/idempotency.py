@@ -92,6 +92,15 @@ def answer_repeat(key: IdempotencyKey, holder: KeyHolder) -> Replay | None:
     )
 
 
+def kept_nowhere() -> IdempotencyConflict:
+    """The error of a repeat of a call that was handed over, and has ended: its answer is kept for nobody."""
+    return IdempotencyConflict(
+        f"The request with this '{IDEMPOTENCY_KEY}' has ended. The answers of such calls go to their client and are "
+        "kept nowhere, so that this one cannot be given again. Send a new key to have the call made once more.",
+        code="idempotency_replay_unavailable",
+    )
+
+
 def still_under_way(retry_after_s: float) -> IdempotencyConflict:
     """The error of a repeat that has waited for long enough."""
     return IdempotencyConflict(

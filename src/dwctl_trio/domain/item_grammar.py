@@ -14,6 +14,7 @@ import attrs
 
 from dwctl_trio.domain.event_rules import Rule, RuleBroken, require
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ArgumentsDone,
     ContentDelta,
@@ -48,6 +49,7 @@ from dwctl_trio.domain.items import (
 AddressedEvent: TypeAlias = (
     ContentPartAdded
     | ContentDelta
+    | AnnotationAdded
     | ContentDone
     | ContentPartDone
     | ArgumentsDelta
@@ -77,7 +79,11 @@ class _ItemPhase(Enum):
 
 _ITEM_ORDER: Mapping[_ItemPhase, Mapping[type[AddressedEvent], _ItemPhase]] = {
     _ItemPhase.BETWEEN_PARTS: {ContentPartAdded: _ItemPhase.IN_PART, OutputItemDone: _ItemPhase.CLOSED},
-    _ItemPhase.IN_PART: {ContentDelta: _ItemPhase.IN_PART, ContentDone: _ItemPhase.PART_DUE},
+    _ItemPhase.IN_PART: {
+        ContentDelta: _ItemPhase.IN_PART,
+        AnnotationAdded: _ItemPhase.IN_PART,
+        ContentDone: _ItemPhase.PART_DUE,
+    },
     _ItemPhase.PART_DUE: {ContentPartDone: _ItemPhase.BETWEEN_PARTS},
     _ItemPhase.PROGRESS_DUE: {McpCallInProgress: _ItemPhase.IN_ARGUMENTS},
     _ItemPhase.IN_ARGUMENTS: {ArgumentsDelta: _ItemPhase.IN_ARGUMENTS, ArgumentsDone: _ItemPhase.ITEM_DUE},
@@ -89,6 +95,9 @@ _ITEM_ORDER: Mapping[_ItemPhase, Mapping[type[AddressedEvent], _ItemPhase]] = {
     _ItemPhase.ITEM_DUE: {OutputItemDone: _ItemPhase.CLOSED},
     _ItemPhase.CLOSED: {},
 }
+
+
+_EMPTY_PARTS: tuple[ContentPart, ...] = (TextPart(text=""), RefusalPart(refusal=""), ReasoningPart(text=""))
 
 
 class OutputChecker:
@@ -143,6 +152,9 @@ class _Item:
         self._kind: ContentKind | None = None
         self._pieces: list[str] = []
         """The deltas of the open part, or of the arguments."""
+        self._logprobs: list[bytes] = []
+        self._annotations: list[bytes] = []
+        """Both of the open part."""
         self._outcome: ItemStatus | None = None
         """What was said of the tool that the server ran."""
 
@@ -161,10 +173,15 @@ class _Item:
                 self._delta(event)
             case ContentPartAdded():
                 self._part_added(event)
-            case ContentDone(kind, _, _, content_index, text):
-                self._repeats(content_index, kind, text)
+            case AnnotationAdded():
+                self._annotation(event)
+            case ContentDone(kind, _, _, content_index, text, logprobs):
+                self._repeats(content_index, kind, text, logprobs)
             case ContentPartDone(_, _, content_index, part):
-                self._repeats(content_index, *_read(part))
+                logprobs, annotations = (part.logprobs, part.annotations) if isinstance(part, TextPart) else ((), ())
+                self._repeats(content_index, *_read(part), logprobs)
+                whole = annotations == tuple(self._annotations)
+                require(whole, Rule.DONE, "its annotations are not those that were added")
                 self._parts.append(part)
             case ArgumentsDelta(kind, _, _, delta):
                 require(kind is self._call_kind(), Rule.DELTA, "it is of another kind than its call")
@@ -183,26 +200,40 @@ class _Item:
                 assert_never(never)
 
     def _part_added(self, event: ContentPartAdded) -> None:
-        kind, text = _read(event.part)
+        kind, _ = _read(event.part)
         is_reasoning = isinstance(self.added, Reasoning)
         require(event.content_index == len(self._parts), Rule.PART_ADDED, "its content index is not the next one")
         require((kind is ContentKind.REASONING) is is_reasoning, Rule.PART_ADDED, "its part does not fit its item")
-        require(text == "", Rule.PART_ADDED, "its part already has text")
-        self._kind, self._pieces = kind, []
+        require(event.part in _EMPTY_PARTS, Rule.PART_ADDED, "its part is not empty")
+        self._kind, self._pieces, self._logprobs, self._annotations = kind, [], [], []
 
     def _delta(self, event: ContentDelta) -> None:
         require(event.content_index == len(self._parts), Rule.DELTA, "its content index is not the open part's")
         require(event.kind is self._kind, Rule.DELTA, "it is of another kind than the open part")
+        self._note_logprobs(event.kind, event.logprobs)
         self._grow(event.delta)
+
+    def _note_logprobs(self, kind: ContentKind, logprobs: tuple[bytes, ...]) -> None:
+        require(not logprobs or kind is ContentKind.TEXT, Rule.DELTA, "only text has log probabilities")
+        self._logprobs += logprobs
+
+    def _annotation(self, event: AnnotationAdded) -> None:
+        require(self._kind is ContentKind.TEXT, Rule.ANNOTATION, "the open part is not text")
+        require(event.content_index == len(self._parts), Rule.ANNOTATION, "its content index is not the open part's")
+        next_one = event.annotation_index == len(self._annotations)
+        require(next_one, Rule.ANNOTATION, "its annotation index is not the next one")
+        self._annotations.append(event.annotation)
 
     def _grow(self, delta: str) -> None:
         require(delta != "", Rule.DELTA, "it is empty")
         self._pieces.append(delta)
 
-    def _repeats(self, content_index: int, kind: ContentKind, text: str) -> None:
+    def _repeats(self, content_index: int, kind: ContentKind, text: str, logprobs: tuple[bytes, ...]) -> None:
         require(content_index == len(self._parts), Rule.DONE, "its content index is not the open part's")
         require(kind is self._kind, Rule.DONE, "it is of another kind than the open part")
         require(text == "".join(self._pieces), Rule.DONE, "its text is not the sum of the deltas")
+        whole = logprobs == tuple(self._logprobs)
+        require(whole, Rule.DONE, "its log probabilities are not those of the deltas")
 
     def _call_kind(self) -> CallKind:
         assert isinstance(self.added, ToolCallItem), "the table sends arguments to calls only"

@@ -29,6 +29,10 @@ class TextPart:
     """A run of the model's visible text."""
 
     text: str
+    annotations: tuple[bytes, ...] = ()
+    """What the text refers to, in order of arrival; each encoded, in OpenAI's shape."""
+    logprobs: tuple[bytes, ...] = ()
+    """The log probabilities of its tokens, each encoded, in OpenAI's shape; empty where they were not asked for."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +84,8 @@ class FunctionCall:
     name: str
     arguments: str = ""
     """JSON text exactly as the model wrote it, which may be invalid."""
+    namespace: str | None = None
+    """The group of functions that it is of, where the client gave them in groups."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +99,8 @@ class CustomToolCall:
     name: str
     arguments: str = ""
     """The input, plain text."""
+    namespace: str | None = None
+    """As in ``FunctionCall``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -130,6 +138,11 @@ CALL_TYPES: Mapping[CallKind, type[ToolCallItem]] = {
     CallKind.CUSTOM: CustomToolCall,
     CallKind.SERVER: McpCall,
 }
+
+
+def full_name(namespace: str | None, name: str) -> str:
+    """What the model calls the function *name* of *namespace*: chat completions know no groups."""
+    return name if namespace is None else f"{namespace}__{name}"
 
 
 def call_kind(item: ToolCallItem) -> CallKind:

@@ -37,7 +37,7 @@ class Limits:
     request_body_bytes: int = _bounded(16 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
     """Larger bodies are 413. 16 MiB holds a 200k-token history with room for images."""
     request_bodies_bytes: int = _bounded(128 * 1024 * 1024, minimum=2048, maximum=1024 * 1024 * 1024 * 1024)
-    """Bodies over 64 KiB of all requests under way; more are 503. They take some five times as much memory at worst."""
+    """Bodies over 64 KiB, conversations too, of all requests under way; more are 503. Memory: five times as much."""
     request_body_s: float = _bounded(60.0, minimum=1.0, maximum=3600.0)
     """A body that takes longer to arrive is 408."""
     request_depth: int = _bounded(64, minimum=8, maximum=512)
@@ -82,6 +82,18 @@ class Limits:
     """For the first one to end, then 409; the official SDKs themselves wait for 10 minutes."""
     idempotency_poll_s: float = _bounded(0.25, minimum=0.01, maximum=60.0)
     """Between two looks at the first one's row; each costs a read by key."""
+
+    # -- a conversation, of which each response stores its own turn
+    conversation_turns: int = _bounded(1000, minimum=1, maximum=100_000)
+    """Responses in one conversation, the new one included; more are 400. Each is two looks by key."""
+    conversation_items: int = _bounded(20_000, minimum=1, maximum=10_000_000)
+    """Items in one conversation, the new ones included; more are 400. Each costs everybody 15 microseconds."""
+    conversation_bytes: int = _bounded(32 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
+    """What a request goes on with or refers to, as it is stored; more is 400. Twice the body that could bring it."""
+    item_references: int = _bounded(1000, minimum=0, maximum=100_000)
+    """References to earlier items in one request; more are 400. All are looked up by one statement."""
+    list_bytes: int = _bounded(8 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
+    """Responses in one page of a list; a page that would have more ends early, and says that there is more."""
 
     # -- the queue
     queue_workers: int = _bounded(64, minimum=0, maximum=100_000)
@@ -148,10 +160,17 @@ class Limits:
     """For a place at an upstream with ``max_concurrency`` calls under way; then 429."""
     upstream_event_bytes: int = _bounded(1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024)
     """One SSE event of the upstream; counted per event, never per network read."""
-    upstream_answer_bytes: int = _bounded(32 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
-    """All that one call may answer, as text; more is a failure of the upstream."""
+    upstream_answer_bytes: int = _bounded(40 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
+    """All that one call may answer, as text; more is a failure of the upstream. 2,048 embeddings of 3,072 numbers in
+    base64 fit, which are 32 MiB and their frames; as decimal numbers they are four times that."""
     turn_tool_calls: int = _bounded(128, minimum=1, maximum=4096)
     """Tool calls in one model turn, the bound that OpenAI documents for parallel calls."""
+    turn_annotations: int = _bounded(1000, minimum=0, maximum=100_000)
+    """Annotations of one model turn; further ones are left out. A text of 10,000 words cites no more."""
+    upstream_error_bytes: int = _bounded(64 * 1024, minimum=0, maximum=16 * 1024 * 1024)
+    """Of an error's body, to learn what was wrong; providers' are below 2 kB, and the status says the rest."""
+    upstream_error_s: float = _bounded(1.0, minimum=0.0, maximum=60.0)
+    """For that body; it comes with its head, as a rule."""
 
     # -- the loop of one response
     turns: int = _bounded(10, minimum=1, maximum=1000)

@@ -2,8 +2,9 @@
 
 Rule 1: a step that has ended stays as it is.
 Rule 2: an open model call is abandoned; what was told of its answer stays in the output, closed.
-Rule 3: an open tool call is made again only if its tool allows it; otherwise the model is told.
-Rule 4: a sub-agent goes on as long as the call that it is.
+Rule 3: an open tool call whose outcome was told has that outcome: what ends a loop is stored with the loop's own end.
+Rule 4: any other is made again only if its tool allows it; otherwise the model is told.
+Rule 5: a sub-agent goes on as long as the call that it is.
 """
 
 from uuid import UUID
@@ -11,9 +12,9 @@ from uuid import UUID
 import attrs
 
 from dwctl_trio.domain.assembly import chain_items, chain_output
-from dwctl_trio.domain.items import ItemStatus, OutputItem
+from dwctl_trio.domain.items import ItemStatus, McpCall, OutputItem
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
-from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState
+from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolOutput
 from dwctl_trio.domain.told import Told, ToldItem
 from dwctl_trio.domain.tools import ToolCatalog, may_fire_again
 from dwctl_trio.domain.turn import ModelTurn
@@ -46,26 +47,21 @@ def recover_chain(steps: Chain, told: Told, catalog: ToolCatalog) -> tuple[Step,
     loops: dict[UUID | None, list[Step]] = {}
     for step in steps:
         loops.setdefault(step.parent_step_id, []).append(step)
-    agents = {
-        step.id: told.agents.get(item.id, ())
-        for chain in loops.values()
-        for item, step in chain_items(chain)
-        if step is not None
-    }
+    items = {step.id: item.id for chain in loops.values() for item, step in chain_items(chain) if step is not None}
+    heard = {entry.item.id: entry.item for entries in (told.items, *told.agents.values()) for entry in entries}
     recovered: dict[UUID, Step] = {}
     for step in steps:
         parent_id = step.parent_step_id
         if not step.is_open:
             recovered[step.id] = step
         elif isinstance(step.descriptor, ModelCall):
-            heard = told.items if parent_id is None else agents.get(parent_id, ())
-            recovered[step.id] = _abandon_turn(step, loops[parent_id], heard)
+            of_loop = told.items if parent_id is None else told.agents.get(items.get(parent_id, ""), ())
+            recovered[step.id] = _abandon_turn(step, loops[parent_id], of_loop)
         else:
             may_go_on = parent_id is None or recovered[parent_id].is_open
-            if may_go_on and may_fire_again(catalog.get(step.descriptor.name)):
-                recovered[step.id] = step
-            else:
-                recovered[step.id] = attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_CALL)
+            may_be_made = may_go_on and may_fire_again(catalog.get(step.descriptor.name))
+            outcome = _outcome(step, heard.get(items.get(step.id, "")))
+            recovered[step.id] = outcome or (step if may_be_made else _abandon_call(step))
     return tuple(recovered.values())
 
 
@@ -74,6 +70,24 @@ def _abandon_turn(step: Step, chain: Chain, heard: tuple[ToldItem, ...]) -> Step
     items = tuple(_close(told) for told in heard[len(chain_output(chain)) :])  # the rest is of the turns before
     turn = ModelTurn(items=items, finish_reason=None, usage=None) if items else None
     return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_TURN, result=turn)
+
+
+def _outcome(step: Step, told: OutputItem | None) -> Step | None:
+    """The open tool call *step* as it was told to have ended; None if that was not told."""
+    match told:
+        case McpCall(status=ItemStatus.COMPLETED, output=str(output)):
+            return attrs.evolve(step, state=StepState.COMPLETED, result=ToolOutput(output=output))
+        case McpCall(status=ItemStatus.FAILED, error=ABANDONED_CALL.message):
+            return _abandon_call(step)  # by another, who died as well
+        case McpCall(status=ItemStatus.FAILED, error=str(message)):
+            error = ResponseError(type=ErrorType.EXECUTOR_ERROR, code=ErrorCode.SERVER_ERROR, message=message)
+            return attrs.evolve(step, state=StepState.FAILED, error=error)
+        case _:
+            return None
+
+
+def _abandon_call(step: Step) -> Step:
+    return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_CALL)
 
 
 def _close(told: ToldItem) -> OutputItem:

@@ -42,6 +42,8 @@ class ErrorType(StrEnum):
     """The kind of a failure, kept in row, step and log: the original's names and a few of ours."""
 
     UPSTREAM_ERROR = "upstream_error"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    CONTENT_POLICY_VIOLATION = "content_policy_violation"
     RATE_LIMITED = "rate_limited"
     PERSIST_FAILED = "persist_failed"
     LOOP_ERROR = "loop_error"
@@ -51,6 +53,7 @@ class ErrorType(StrEnum):
     STEP_RETRIED = "step_retried"
     SERVER_STOPPING = "server_stopping"
     CANCELLED = "cancelled"
+    HISTORY_LOST = "history_lost"
     # Of a tool call: the model reads of it, the response goes on.
     TOOL_NOT_FOUND = "tool_not_found"
     TOOL_ARGUMENTS_INVALID = "tool_arguments_invalid"
@@ -65,6 +68,24 @@ class ErrorCode(StrEnum):
     SERVER_ERROR = "server_error"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     INVALID_PROMPT = "invalid_prompt"
+    INVALID_IMAGE = "invalid_image"
+    INVALID_IMAGE_FORMAT = "invalid_image_format"
+    INVALID_BASE64_IMAGE = "invalid_base64_image"
+    INVALID_IMAGE_URL = "invalid_image_url"
+    INVALID_IMAGE_MODE = "invalid_image_mode"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TOO_SMALL = "image_too_small"
+    IMAGE_PARSE_ERROR = "image_parse_error"
+    IMAGE_CONTENT_POLICY_VIOLATION = "image_content_policy_violation"
+    IMAGE_FILE_TOO_LARGE = "image_file_too_large"
+    UNSUPPORTED_IMAGE_MEDIA_TYPE = "unsupported_image_media_type"
+    EMPTY_IMAGE_FILE = "empty_image_file"
+    FAILED_TO_DOWNLOAD_IMAGE = "failed_to_download_image"
+    IMAGE_FILE_NOT_FOUND = "image_file_not_found"
+
+
+IMAGE_CODES = frozenset(code for code in ErrorCode if "image" in code)
+"""What may be wrong with an image among the input."""
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ import attrs
 
 from dwctl_trio.domain.assembly import chain_items, running_calls
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ArgumentsDone,
     ContentDelta,
@@ -79,15 +80,27 @@ def _missing(events: list[ItemEvent], told: ToldItem | None) -> list[ItemEvent |
     for event in events:
         if isinstance(event, ContentDelta | ArgumentsDelta):
             if passed == told.events:
-                assert event.delta.startswith(told.text), "what was told is the beginning of what is stored"
-                event = attrs.evolve(event, delta=event.delta[len(told.text) :])  # noqa: PLW2901
+                event = _rest_of(event, told)  # noqa: PLW2901
             if passed >= told.events and event.delta:
+                missing.append(event)
+        elif isinstance(event, AnnotationAdded):
+            heard = len(told.last_text.annotations) if passed == told.events and told.last_text else 0
+            if passed >= told.events and event.annotation_index >= heard:
                 missing.append(event)
         else:
             passed += 1
             if passed > told.events:
                 missing.append(event)
     return missing
+
+
+def _rest_of(event: ContentDelta | ArgumentsDelta, told: ToldItem) -> ContentDelta | ArgumentsDelta:
+    """*event*, all of a part or of the arguments, without what was *told* of it."""
+    assert event.delta.startswith(told.text), "what was told is the beginning of what is stored"
+    rest = attrs.evolve(event, delta=event.delta[len(told.text) :])
+    if isinstance(rest, ContentDelta) and rest.logprobs and told.last_text is not None:
+        return attrs.evolve(rest, logprobs=rest.logprobs[len(told.last_text.logprobs) :])
+    return rest
 
 
 def _retell_agent(item_id: str, step: Step, agents: Chain, told: Told) -> list[SubAgentEvent]:
@@ -121,8 +134,10 @@ def _retell_item(index: int, item: OutputItem) -> tuple[list[ItemEvent], list[It
 
 
 def _retell_part(index: int, item_id: str, place: int, part: ContentPart) -> list[ItemEvent]:
+    logprobs: tuple[bytes, ...] = ()
+    annotations: tuple[bytes, ...] = ()
     match part:
-        case TextPart(text=text):
+        case TextPart(text=text, annotations=annotations, logprobs=logprobs):
             kind = ContentKind.TEXT
         case RefusalPart(refusal=text):
             kind = ContentKind.REFUSAL
@@ -132,5 +147,7 @@ def _retell_part(index: int, item_id: str, place: int, part: ContentPart) -> lis
             assert_never(never)
     events: list[ItemEvent] = [ContentPartAdded(index, item_id, place, make_part(kind, ""))]
     if text:
-        events.append(ContentDelta(kind, index, item_id, place, text))
-    return [*events, ContentDone(kind, index, item_id, place, text), ContentPartDone(index, item_id, place, part)]
+        events.append(ContentDelta(kind, index, item_id, place, text, logprobs))
+    events += [AnnotationAdded(index, item_id, place, *numbered) for numbered in enumerate(annotations)]
+    done = ContentDone(kind, index, item_id, place, text, logprobs)
+    return [*events, done, ContentPartDone(index, item_id, place, part)]

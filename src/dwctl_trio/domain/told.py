@@ -1,7 +1,7 @@
 """What a stream has said so far, as far as whoever goes on with it must know.
 
-The events of one item come in one order only, but for where one delta ends and the next begins; so how far an item has
-been told is a number of events and the text since.
+The events of one item come in one order only, but for where one delta ends and the next begins, and where between them
+its text is annotated; so how far an item has been told is a number of events, and what of the open part since.
 
 Rule: it sums up streams that pass ``domain/event_grammar.py``; meaningless for others.
 """
@@ -13,6 +13,7 @@ import attrs
 
 from dwctl_trio.domain.assembly import fold_item
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ContentDelta,
     ItemEvent,
@@ -21,7 +22,7 @@ from dwctl_trio.domain.events import (
     SnapshotEvent,
     SubAgentEvent,
 )
-from dwctl_trio.domain.items import ItemStatus, OutputItem
+from dwctl_trio.domain.items import ItemStatus, Message, OutputItem, TextPart
 
 ToldEvent: TypeAlias = ItemEvent | SubAgentEvent | type[SnapshotEvent]
 """An event as it is remembered: of a snapshot only which it was, for whoever goes on has the response itself."""
@@ -34,7 +35,7 @@ class ToldItem:
     item: OutputItem
     """What was told of it, added up; ``in_progress`` until its end was told."""
     events: int
-    """How many of its events were told, without the deltas; at least 1."""
+    """How many of its events were told, without deltas and annotations; at least 1."""
     text: str
     """The deltas that were told after the last of these, joined."""
 
@@ -42,6 +43,12 @@ class ToldItem:
     def is_whole(self) -> bool:
         """Whether its end was told."""
         return self.item.status is not ItemStatus.IN_PROGRESS
+
+    @property
+    def last_text(self) -> TextPart | None:
+        """What was told of its last part, if that is text."""
+        content = self.item.content if isinstance(self.item, Message) else ()
+        return content[-1] if content and isinstance(content[-1], TextPart) else None
 
 
 @attrs.frozen(kw_only=True)
@@ -100,16 +107,25 @@ class _Item:
         self._delta: ContentDelta | ArgumentsDelta | None = None
         """The last one since the last other event."""
         self._pieces: list[str] = []
+        self._logprobs: list[bytes] = []
+        self._annotations: list[AnnotationAdded] = []
+        """All since the last other event."""
 
     def note(self, event: ItemEvent) -> None:
         if isinstance(event, ContentDelta | ArgumentsDelta):
             self._delta = event
             self._pieces.append(event.delta)
+            if isinstance(event, ContentDelta) and event.logprobs:
+                self._logprobs += event.logprobs
+            return
+        if isinstance(event, AnnotationAdded):
+            self._annotations.append(event)
             return
         self._item = fold_item(self._folded(), event)
         self._events += 1
         self._delta = None
-        self._pieces.clear()
+        for noted in (self._pieces, self._logprobs, self._annotations):
+            noted.clear()
 
     def value(self) -> ToldItem:
         item = self._folded()
@@ -117,9 +133,14 @@ class _Item:
         return ToldItem(item=item, events=self._events, text="".join(self._pieces))
 
     def _folded(self) -> OutputItem | None:
-        if self._delta is None:
-            return self._item
-        return fold_item(self._item, attrs.evolve(self._delta, delta="".join(self._pieces)))
+        item, delta = self._item, "".join(self._pieces)
+        if isinstance(self._delta, ContentDelta):
+            item = fold_item(item, attrs.evolve(self._delta, delta=delta, logprobs=tuple(self._logprobs)))
+        elif self._delta is not None:
+            item = fold_item(item, attrs.evolve(self._delta, delta=delta))
+        for annotation in self._annotations:
+            item = fold_item(item, annotation)
+        return item
 
 
 def _note(items: list[_Item], event: ItemEvent) -> None:

@@ -9,6 +9,7 @@ Source: the outside contract of the design.
 from collections.abc import Iterator, Sequence
 
 from dwctl_trio.domain.errors import InvalidRequest
+from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.request import ResponseRequest, ServerToolReference
 from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, ChoiceMode, OfferedTool, ToolCatalog, offer
 
@@ -28,9 +29,11 @@ def resolve_tools(request: ResponseRequest, *, listed: Sequence[str], catalog: T
     names = [tool.name for tool in offered]
     assert len(set(names)) == len(names), "the request has each name once, and so has the configuration"
     choice = request.tool_choice
+    has_ours = any(tool.kind is CallKind.SERVER for tool in offered)
     for name in choice.allowed or ((choice.name,) if choice.name is not None else ()):
-        if name not in names:
-            raise InvalidRequest(f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice")
+        if name not in names and not (name == ALL_SERVER_TOOLS and has_ours):
+            shown = "mcp" if name == ALL_SERVER_TOOLS else name
+            raise InvalidRequest(f"Tool choice '{shown}' not found in 'tools' parameter.", param="tool_choice")
     if choice.mode is ChoiceMode.REQUIRED and not names:
         raise InvalidRequest("Tool choice 'required' must be specified with 'tools' parameter.", param="tool_choice")
     return offered

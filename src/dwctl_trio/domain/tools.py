@@ -13,8 +13,16 @@ from typing import TypeAlias
 
 import attrs
 
-from dwctl_trio.domain.items import CallKind
+from dwctl_trio.domain.items import CallKind, full_name
 from dwctl_trio.domain.models import ModelRoute
+
+
+@attrs.frozen(kw_only=True)
+class Namespace:
+    """A group of the client's tools."""
+
+    name: str
+    description: str
 
 
 @attrs.frozen(kw_only=True)
@@ -23,30 +31,29 @@ class OfferedTool:
 
     kind: CallKind
     name: str
+    """In a namespace: its full name."""
     description: str | None = None
     parameters: bytes | None = None
     """The JSON Schema of the arguments, encoded; None when anything goes."""
     strict: bool | None = None
     format: bytes | None = None
     """Of a custom tool: what its input must look like, encoded; None for any text."""
+    namespace: Namespace | None = None
+    """Of a tool of the client's, if it is in one."""
+
+    @property
+    def short_name(self) -> str:
+        """Its name within its namespace."""
+        return self.name if self.namespace is None else self.name.removeprefix(full_name(self.namespace.name, ""))
 
 
-def kind_of_call(offered: Sequence[OfferedTool], allowed: Sequence[OfferedTool], name: str) -> CallKind:
-    """Who runs a call of *name*.
+def put_into(namespace: Namespace, tool: OfferedTool) -> OfferedTool:
+    """*tool*, which is in no namespace, as one of *namespace*."""
+    return attrs.evolve(tool, name=full_name(namespace.name, tool.name), namespace=namespace)
 
-    A call that is not allowed is the server's, which refuses to make it, so that the model is told and can mend it. So
-    is one of a name that nobody offered, if the server offers any tool at all; without server tools the client gets it.
 
-    Args:
-        offered: The tools of the loop.
-        allowed: Those of them that may be called this time.
-        name: What the model called.
-    """
-    for tool in allowed:
-        if tool.name == name:
-            return tool.kind
-    is_ours = any(tool.kind is CallKind.SERVER or tool.name == name for tool in offered)
-    return CallKind.SERVER if is_ours else CallKind.FUNCTION
+ALL_SERVER_TOOLS = "*"
+"""Stands for every server tool that the model lists, where a request names server tools."""
 
 
 class ChoiceMode(StrEnum):
@@ -63,9 +70,14 @@ class ToolChoice:
 
     mode: ChoiceMode = ChoiceMode.AUTO
     name: str | None = None
-    """The one tool that must be called; ``mode`` is then ``required``."""
+    """The one tool that must be called; ``mode`` is then ``required``. ``ALL_SERVER_TOOLS``: any of the server's."""
     allowed: tuple[str, ...] | None = None
-    """The only tools that may be called; None: all that are offered."""
+    """The only tools that may be called, ``ALL_SERVER_TOOLS`` for all the server's; None: all that are offered."""
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the client says that some calls must not be made."""
+        return self.mode is ChoiceMode.NONE or self.name is not None or self.allowed is not None
 
 
 def allowed_tools(tools: tuple[OfferedTool, ...], choice: ToolChoice) -> tuple[OfferedTool, ...]:
@@ -74,11 +86,34 @@ def allowed_tools(tools: tuple[OfferedTool, ...], choice: ToolChoice) -> tuple[O
         return ()
     if choice.allowed is None:
         return tools
-    return tuple(tool for tool in tools if tool.name in choice.allowed)
+    takes_ours = ALL_SERVER_TOOLS in choice.allowed
+    return tuple(tool for tool in tools if tool.name in choice.allowed or (takes_ours and tool.kind is CallKind.SERVER))
 
 
 FREE_CHOICE = ToolChoice()
 """Whatever the model likes."""
+
+
+def kind_of_call(
+    offered: Sequence[OfferedTool], allowed: Sequence[OfferedTool], name: str, *, choice: ToolChoice = FREE_CHOICE
+) -> CallKind:
+    """Who runs a call of *name*.
+
+    A call that is not allowed is the server's, which refuses to make it, so that the model is told and can mend it. So
+    is one of a name that nobody offered, if the server offers any tool at all, or the client has said what may be
+    called; otherwise the client gets it.
+
+    Args:
+        offered: The tools of the loop.
+        allowed: Those of them that may be called this time.
+        name: What the model called.
+        choice: What the client wants called.
+    """
+    for tool in allowed:
+        if tool.name == name:
+            return tool.kind
+    is_ours = choice.is_restricted or any(tool.kind is CallKind.SERVER or tool.name == name for tool in offered)
+    return CallKind.SERVER if is_ours else CallKind.FUNCTION
 
 
 @attrs.frozen(kw_only=True)
@@ -112,9 +147,6 @@ class AgentTool:
     """Names of the server tools that it may call."""
     timeout_s: float
 
-
-ALL_SERVER_TOOLS = "*"
-"""Stands for every server tool that the model lists, where a request names server tools."""
 
 ServerTool: TypeAlias = HttpTool | AgentTool
 ToolCatalog: TypeAlias = Mapping[str, ServerTool]

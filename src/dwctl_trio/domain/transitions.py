@@ -25,7 +25,7 @@ from dwctl_trio.domain.response import (
     ResponseError,
 )
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepState, ToolCall
-from dwctl_trio.domain.tools import ChoiceMode, OfferedTool, ToolChoice, allowed_tools
+from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, ChoiceMode, OfferedTool, ToolChoice, allowed_tools
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
 from dwctl_trio.domain.usage import total_usage
 
@@ -105,6 +105,11 @@ class TurnPlan:
     max_output_tokens: int | None
     """At least 1: another loop may have used up the rest since the call was decided on."""
 
+    @property
+    def callable_tools(self) -> tuple[OfferedTool, ...]:
+        """Those of the tools that may be called: where one is demanded, no other."""
+        return _demanded(self.tools, self.tool_choice)
+
 
 def plan_turn(
     chain: Chain, *, tools: tuple[OfferedTool, ...], choice: ToolChoice, request: ResponseRequest, tree: Chain
@@ -114,12 +119,11 @@ def plan_turn(
     Args:
         chain: The steps of one loop in order.
         tools: What the loop offers.
-        choice: What is to be called; a demand holds until it has been met, or the loop would never end.
+        choice: What is to be called; a demand holds until it has been met.
         request: What bounds the response.
         tree: The steps of all loops of the response.
     """
-    if choice.mode is ChoiceMode.REQUIRED and any(isinstance(step.descriptor, ToolCall) for step in chain):
-        choice = attrs.evolve(choice, mode=ChoiceMode.AUTO, name=None)
+    choice = _choice_after(chain, tools, choice)
     if calls_left(tree, request) == 0:
         tools = tuple(tool for tool in tools if tool.kind is not CallKind.SERVER)
     tools = allowed_tools(tools, choice)
@@ -127,6 +131,35 @@ def plan_turn(
         choice = ToolChoice()
     left = output_tokens_left(tree, request)
     return TurnPlan(tools=tools, tool_choice=choice, max_output_tokens=None if left is None else max(1, left))
+
+
+def callable_tools(
+    chain: Chain, *, tools: tuple[OfferedTool, ...], choice: ToolChoice, call: Step
+) -> tuple[OfferedTool, ...]:
+    """Those of *tools* that *choice* let the turn of *chain* call that made *call*."""
+    turn = _last_model_step([step for step in chain if step.sequence < call.sequence])
+    assert turn is not None, "a call is made by a turn"
+    choice = _choice_after([step for step in chain if step.sequence < turn.sequence], tools, choice)
+    return _demanded(allowed_tools(tools, choice), choice)
+
+
+def _choice_after(chain: Chain, tools: tuple[OfferedTool, ...], choice: ToolChoice) -> ToolChoice:
+    """What is left of *choice* after *chain*: a call of another tool does not meet the demand for one."""
+    called = {step.descriptor.name for step in chain if isinstance(step.descriptor, ToolCall)}
+    if choice.name == ALL_SERVER_TOOLS:
+        called &= {tool.name for tool in tools if tool.kind is CallKind.SERVER}
+    elif choice.name is not None:
+        called &= {choice.name}
+    if choice.mode is ChoiceMode.REQUIRED and called:
+        return attrs.evolve(choice, mode=ChoiceMode.AUTO, name=None)
+    if choice.name == ALL_SERVER_TOOLS:
+        return ToolChoice(mode=ChoiceMode.REQUIRED, allowed=(ALL_SERVER_TOOLS,))
+    return choice
+
+
+def _demanded(tools: tuple[OfferedTool, ...], choice: ToolChoice) -> tuple[OfferedTool, ...]:
+    """The one of *tools* that *choice* names, or all of them."""
+    return tuple(tool for tool in tools if tool.name == choice.name) or tools
 
 
 def calls_left(tree: Chain, request: ResponseRequest) -> int | None:

@@ -26,6 +26,16 @@ class TextFragment:
     """More of the visible text; never empty."""
 
     text: str
+    logprobs: tuple[bytes, ...] = ()
+    """Those of its tokens, as ``TextPart`` has them."""
+
+
+@attrs.frozen
+class AnnotationFragment:
+    """Something that the visible text refers to."""
+
+    annotation: bytes
+    """As ``TextPart`` has it."""
 
 
 @attrs.frozen
@@ -70,7 +80,7 @@ class UsageReported:
     usage: Usage
 
 
-ContentFragment: TypeAlias = TextFragment | RefusalFragment | ReasoningFragment | ToolCallFragment
+ContentFragment: TypeAlias = TextFragment | AnnotationFragment | RefusalFragment | ReasoningFragment | ToolCallFragment
 Fragment: TypeAlias = ContentFragment | TurnFinished | UsageReported
 
 

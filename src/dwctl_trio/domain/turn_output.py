@@ -4,12 +4,13 @@ Rule 1: a message stays open until the turn ends; its parts follow one another, 
 Rule 2: reasoning closes as soon as something else begins; later reasoning is a new item.
 Rule 3: every tool call is an item of its own and stays open until the turn ends, so that parallel calls may interleave;
 one that the server runs stays open until ``close_call``.
-Rule 4: whatever is open when the turn is cut short is closed as ``incomplete``: nothing that was shown vanishes.
+Rule 4: an annotation belongs to the text that is open, or to the next one; without any it is dropped.
+Rule 5: whatever is open when the turn is cut short is closed as ``incomplete``: nothing that was shown vanishes.
 
 Source: OpenAI Responses API reference, "Streaming events"; Open Responses specification, items and their states.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import attrs
 
 from dwctl_trio.domain import ids
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ArgumentsDone,
     ContentDelta,
@@ -45,8 +47,10 @@ from dwctl_trio.domain.items import (
     RefusalPart,
     TextPart,
     ToolCallItem,
+    full_name,
 )
 from dwctl_trio.domain.turn import (
+    AnnotationFragment,
     ContentFragment,
     FinishReason,
     ReasoningFragment,
@@ -55,15 +59,18 @@ from dwctl_trio.domain.turn import (
     ToolCallFragment,
 )
 
+_TEXT = ContentKind.TEXT
 _CUT_SHORT = frozenset({FinishReason.LENGTH, FinishReason.CONTENT_FILTER})
 _ID_PREFIXES: Mapping[CallKind, str] = {CallKind.FUNCTION: "fc", CallKind.CUSTOM: "ctc", CallKind.SERVER: "mcp"}
 
 
-def make_part(kind: ContentKind, text: str) -> ContentPart:
-    """The part of *kind* that holds *text*."""
+def make_part(
+    kind: ContentKind, text: str, *, logprobs: Sequence[bytes] = (), annotations: Sequence[bytes] = ()
+) -> ContentPart:
+    """The part of *kind* that holds *text*; the rest is of text only."""
     match kind:
         case ContentKind.TEXT:
-            return TextPart(text=text)
+            return TextPart(text=text, annotations=tuple(annotations), logprobs=tuple(logprobs))
         case ContentKind.REFUSAL:
             return RefusalPart(refusal=text)
         case ContentKind.REASONING:
@@ -74,7 +81,7 @@ def make_part(kind: ContentKind, text: str) -> ContentPart:
 
 @attrs.define(eq=False)
 class _OpenContent:
-    """A message or reasoning item that is still growing; *deltas* are those of its open part."""
+    """A message or reasoning item that is still growing; the last three are of its open part."""
 
     output_index: int
     id: str
@@ -82,11 +89,13 @@ class _OpenContent:
     parts: list[ContentPart] = attrs.field(factory=list)
     kind: ContentKind | None = None
     deltas: list[str] = attrs.field(factory=list)
+    logprobs: list[bytes] = attrs.field(factory=list)
+    annotations: list[bytes] = attrs.field(factory=list)
 
     def value(self, status: ItemStatus) -> OutputItem:
         parts = list(self.parts)
         if self.kind is not None:
-            parts.append(make_part(self.kind, "".join(self.deltas)))
+            parts.append(self._open_part(self.kind))
         if self.is_reasoning:
             reasoning: tuple[ReasoningPart, ...] = tuple(p for p in parts if isinstance(p, ReasoningPart))
             return Reasoning(id=self.id, status=status, content=reasoning)
@@ -96,15 +105,17 @@ class _OpenContent:
     def close_part(self) -> list[ItemEvent]:
         if self.kind is None:
             return []
-        text = "".join(self.deltas)
-        part, index = make_part(self.kind, text), len(self.parts)
+        part, index = self._open_part(self.kind), len(self.parts)
         done: list[ItemEvent] = [
-            ContentDone(self.kind, self.output_index, self.id, index, text),
+            ContentDone(self.kind, self.output_index, self.id, index, "".join(self.deltas), tuple(self.logprobs)),
             ContentPartDone(self.output_index, self.id, index, part),
         ]
         self.parts.append(part)
-        self.kind, self.deltas = None, []
+        self.kind, self.deltas, self.logprobs, self.annotations = None, [], [], []
         return done
+
+    def _open_part(self, kind: ContentKind) -> ContentPart:
+        return make_part(kind, "".join(self.deltas), logprobs=self.logprobs, annotations=self.annotations)
 
 
 @attrs.define(eq=False)
@@ -116,12 +127,14 @@ class _OpenCall:
     id: str
     call_id: str
     name: str
+    namespace: str | None
     deltas: list[str] = attrs.field(factory=list)
 
     def value(self, status: ItemStatus) -> ToolCallItem:
-        return CALL_TYPES[self.kind](
+        call = CALL_TYPES[self.kind](
             id=self.id, status=status, call_id=self.call_id, name=self.name, arguments="".join(self.deltas)
         )
+        return call if isinstance(call, McpCall) else attrs.evolve(call, namespace=self.namespace)
 
 
 def close_call(output_index: int, call: McpCall) -> list[ItemEvent]:
@@ -143,28 +156,41 @@ class TurnOutput:
         step_id: The model step; the items' ids follow from it.
         first_output_index: Where this turn's items begin in the response's output.
         kind_of: Who runs a call of a name.
+        namespaces: The namespaces of the client's tools, by full name; the others have none.
     """
 
-    def __init__(self, *, step_id: UUID, first_output_index: int, kind_of: Callable[[str], CallKind]) -> None:
+    def __init__(
+        self,
+        *,
+        step_id: UUID,
+        first_output_index: int,
+        kind_of: Callable[[str], CallKind],
+        namespaces: Mapping[str, str] | None = None,
+    ) -> None:
         self._step_id = step_id
         self._kind_of = kind_of
+        self._namespaces = namespaces or {}
         self._first_output_index = first_output_index
         self._items: list[OutputItem | _OpenContent | _OpenCall] = []
         self._message: _OpenContent | None = None
         self._reasoning: _OpenContent | None = None
         self._calls: dict[int, _OpenCall] = {}
+        self._annotations: list[bytes] = []
+        """Those that came before their text."""
 
     def feed(self, fragment: ContentFragment) -> list[ItemEvent]:
-        """The events that *fragment* causes, in order; never empty but for an empty first piece of known arguments."""
+        """The events that *fragment* causes, in order; none for no arguments of a known call, or for what must wait."""
+        if isinstance(fragment, TextFragment):  # the bulk of every turn
+            return self._feed_message(_TEXT, fragment.text, fragment.logprobs)
         match fragment:
-            case TextFragment(text):
-                return self._feed_message(ContentKind.TEXT, text)
             case ReasoningFragment(text):
                 return self._feed_reasoning(text)
             case RefusalFragment(text):
                 return self._feed_message(ContentKind.REFUSAL, text)
             case ToolCallFragment():
                 return self._feed_call(fragment)
+            case AnnotationFragment(annotation):
+                return self._feed_annotation(annotation)
             case _ as never:
                 assert_never(never)
 
@@ -195,17 +221,35 @@ class TurnOutput:
             for entry in self._items
         )
 
-    def _feed_message(self, kind: ContentKind, text: str) -> list[ItemEvent]:
+    def _feed_message(self, kind: ContentKind, text: str, logprobs: tuple[bytes, ...] = ()) -> list[ItemEvent]:
         message = self._message
         if message is not None and message.kind is kind and self._reasoning is None:  # the hot path
             message.deltas.append(text)
-            return [ContentDelta(kind, message.output_index, message.id, len(message.parts), text)]
+            if logprobs:
+                message.logprobs += logprobs
+            return [ContentDelta(kind, message.output_index, message.id, len(message.parts), text, logprobs)]
         events = self._close_reasoning()
         if message is None:
             message = self._message = self._open_content("msg", is_reasoning=False)
             opened = Message(id=message.id, status=ItemStatus.IN_PROGRESS)
             events.append(OutputItemAdded(message.output_index, opened))
-        return events + self._continue_content(message, kind, text)
+        events += self._continue_content(message, kind, text, logprobs)
+        if kind is ContentKind.TEXT and self._annotations:
+            events += [self._annotate(message, annotation) for annotation in self._annotations]
+            self._annotations.clear()
+        return events
+
+    def _feed_annotation(self, annotation: bytes) -> list[ItemEvent]:
+        if self._message is not None and self._message.kind is ContentKind.TEXT:
+            return [self._annotate(self._message, annotation)]
+        self._annotations.append(annotation)
+        return []
+
+    @staticmethod
+    def _annotate(message: _OpenContent, annotation: bytes) -> AnnotationAdded:
+        index = len(message.annotations)
+        message.annotations.append(annotation)
+        return AnnotationAdded(message.output_index, message.id, len(message.parts), index, annotation)
 
     def _feed_reasoning(self, text: str) -> list[ItemEvent]:
         events: list[ItemEvent] = []
@@ -223,7 +267,9 @@ class TurnOutput:
             index = self._first_output_index + len(self._items)
             kind = self._kind_of(fragment.name)
             item_id = ids.item_id(_ID_PREFIXES[kind], self._step_id, len(self._items))
-            call = _OpenCall(index, kind, item_id, fragment.call_id, fragment.name)
+            namespace = None if kind is CallKind.SERVER else self._namespaces.get(fragment.name)
+            name = fragment.name if namespace is None else fragment.name.removeprefix(full_name(namespace, ""))
+            call = _OpenCall(index, kind, item_id, fragment.call_id, name, namespace)
             self._calls[fragment.position] = call
             self._items.append(call)
             events.append(OutputItemAdded(index, call.value(ItemStatus.IN_PROGRESS)))
@@ -241,14 +287,18 @@ class TurnOutput:
         self._items.append(opened)
         return opened
 
-    def _continue_content(self, item: _OpenContent, kind: ContentKind, text: str) -> list[ItemEvent]:
+    @staticmethod
+    def _continue_content(
+        item: _OpenContent, kind: ContentKind, text: str, logprobs: tuple[bytes, ...] = ()
+    ) -> list[ItemEvent]:
         events: list[ItemEvent] = []
         if item.kind is not kind:
             events += item.close_part()
             item.kind = kind
             events.append(ContentPartAdded(item.output_index, item.id, len(item.parts), make_part(kind, "")))
         item.deltas.append(text)
-        events.append(ContentDelta(kind, item.output_index, item.id, len(item.parts), text))
+        item.logprobs += logprobs
+        events.append(ContentDelta(kind, item.output_index, item.id, len(item.parts), text, logprobs))
         return events
 
     def _close_reasoning(self) -> list[ItemEvent]:

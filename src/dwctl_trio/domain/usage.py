@@ -20,6 +20,8 @@ class Usage:
     """Prompt tokens served from a cache; None when the upstream does not say."""
     reasoning_tokens: int | None = None
     """Generated tokens spent on reasoning; None when the upstream does not say."""
+    cache_write_tokens: int | None = None
+    """Prompt tokens put into a cache; None when the upstream does not say."""
 
     @property
     def total_tokens(self) -> int:
@@ -36,6 +38,7 @@ def add_usage(left: Usage | None, right: Usage | None) -> Usage | None:
         output_tokens=left.output_tokens + right.output_tokens,
         cached_tokens=_add_known(left.cached_tokens, right.cached_tokens),
         reasoning_tokens=_add_known(left.reasoning_tokens, right.reasoning_tokens),
+        cache_write_tokens=_add_known(left.cache_write_tokens, right.cache_write_tokens),
     )
 
 

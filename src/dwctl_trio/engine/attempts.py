@@ -25,7 +25,7 @@ from dwctl_trio.engine.leases import Attempt
 from dwctl_trio.engine.state import Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.observability.queue_metrics import HandedBack
-from dwctl_trio.ports import Claimed
+from dwctl_trio.ports import Claimed, ClaimedResponse
 
 _log = get_logger(__name__)
 
@@ -36,6 +36,8 @@ def refuse_to_begin(services: Services, claimed: Claimed) -> None:
     """Raise for a response that was claimed only to be ended."""
     if claimed.is_cancel_requested:
         raise ResponseCancelled("it was cancelled while it waited")
+    if isinstance(claimed, ClaimedResponse) and claimed.refusal is not None:
+        raise claimed.refusal
     if claimed.deadline_in_s is None or claimed.deadline_in_s <= 0:
         raise DeadlineExceeded("the deadline has passed")
     exhaustion = find_exhaustion(attempt=claimed.attempt, reclaims=claimed.reclaims, limits=services.limits)

@@ -12,15 +12,16 @@ Rule 2: a whole completion is told with the terminal write, a stream as it comes
 import attrs
 import trio
 
-from dwctl_trio.domain.errors import LeaseLost, ResponseCancelled, StoreError, StoreUnavailable, UpstreamError
+from dwctl_trio.domain.claiming import Surface
+from dwctl_trio.domain.errors import LeaseLost, ResponseCancelled, StoreError, StoreUnavailable
 from dwctl_trio.domain.failures import Failure, describe_failure
 from dwctl_trio.domain.ids import response_id_text
-from dwctl_trio.domain.lifecycle import RowState, wire_status
+from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.retry import RetryLater
 from dwctl_trio.engine import topics
 from dwctl_trio.engine.attempts import decide_again, explain, goes_back, reason_of, refuse_to_begin
 from dwctl_trio.engine.chat_attempt import BROKEN_OFF, CANCELLED, ChatAttempt
-from dwctl_trio.engine.execution import traced_error
+from dwctl_trio.engine.chat_call import EndedCall, open_chat_call, record_call
 from dwctl_trio.engine.finalize import write_ending
 from dwctl_trio.engine.handing_back import hand_back
 from dwctl_trio.engine.leases import Attempt
@@ -29,9 +30,7 @@ from dwctl_trio.engine.recalling import put_off, recall, untouched
 from dwctl_trio.engine.segments import SegmentWriter
 from dwctl_trio.engine.state import Services
 from dwctl_trio.observability.log import get_logger
-from dwctl_trio.observability.metrics import EndedResponse
 from dwctl_trio.observability.queue_metrics import HandedBack
-from dwctl_trio.observability.tracing import TracedCall
 from dwctl_trio.ports import ChatCall, ClaimedChat, FinishedResponse
 from dwctl_trio.protocol.chat_body import read_chat
 from dwctl_trio.protocol.error_body import failure_error
@@ -113,30 +112,14 @@ async def _ask(services: Services, claimed: ClaimedChat, attempted: ChatAttempt,
     Raises:
         DwctlError: It failed, or could not be begun.
     """
-    call = attempted.call
     await write_progress(services, claimed.row.response_id, attempted.open_call)
     attempted.note_opened()
-    traced = TracedCall(
-        model=claimed.route.model,
-        upstream=claimed.route.upstream,
-        response_id=response_id_text(claimed.row.response_id),
-    )
-    span = services.tracing.start_call(traced, None)
-    asked = ChatCall(route=claimed.route, request=read_chat(claimed.request), trace=span.context)
-    try:
-        async with services.chat.open_chat(asked) as answer:
-            call.http_status = answer.http_status
-            async for parts in answer:
-                call.note_token()
-                frames = attempted.take(parts)
-                if frames:
-                    await writer.send(frames)
-    except BaseException as error:
-        if isinstance(error, UpstreamError) and call.http_status is None:
-            call.http_status = error.status
-        span.end(call.usage, traced_error(error))
-        raise
-    span.end(call.usage, None)
+    asked = ChatCall(route=claimed.route, request=read_chat(claimed.request))
+    async with open_chat_call(services, attempted.call, asked, claimed.row.response_id) as reads:
+        async for chunks in reads:
+            frames = attempted.take(chunks)
+            if frames:
+                await writer.send(frames)
 
 
 async def _goes_back(
@@ -160,7 +143,7 @@ async def _goes_back(
 
 
 def _describe(error: Exception) -> Failure:
-    return CANCELLED if isinstance(error, ResponseCancelled) else describe_failure(error)
+    return CANCELLED if isinstance(error, ResponseCancelled) else describe_failure(error, Surface.CHAT)
 
 
 async def _finish(services: Services, claimed: ClaimedChat, attempted: ChatAttempt, failure: Failure | None) -> None:
@@ -186,43 +169,15 @@ async def _finish(services: Services, claimed: ClaimedChat, attempted: ChatAttem
     if not written:  # whatever it came to, nobody is told of it
         lost = describe_failure(StoreUnavailable("the terminal write failed"))
         finished = attrs.evolve(finished, state=RowState.FAILED, error=lost.error)
-    _record(services, claimed, attempted, finished, written=written)
-
-
-def _record(
-    services: Services, claimed: ClaimedChat, attempted: ChatAttempt, finished: FinishedResponse, *, written: bool
-) -> None:
-    """The one canonical line of a completion, and its place in the metrics."""
-    route, call = claimed.route, attempted.call
-    usage, status = call.usage, wire_status(finished.state)
-    duration_s = trio.current_time() - attempted.begun_at
-    first_token_s = None if call.first_token_at is None else call.first_token_at - attempted.begun_at
-    _log.info(
-        "chat_completion_finished",
-        response_id=response_id_text(claimed.row.response_id),
-        owner=claimed.row.owner,
-        model=route.model,
-        upstream=route.upstream,
-        stream=claimed.row.stream,
-        status=status.value,
-        error_type=finished.error.type.value if finished.error else None,
-        http_status=call.http_status,
-        stored=written,
-        duration_s=round(duration_s, 4),
-        first_token_s=None if first_token_s is None else round(first_token_s, 4),
-        input_tokens=usage.input_tokens if usage else None,
-        output_tokens=usage.output_tokens if usage else None,
+    ended = EndedCall(
+        kind=Surface.CHAT,
+        row=claimed.row,
+        route=claimed.route,
+        call=attempted.call,
+        state=finished.state,
+        error=finished.error,
+        begun_at=attempted.begun_at,
+        written=written,
         attempt=claimed.attempt,
     )
-    ended = EndedResponse(
-        model=route.model,
-        upstream=route.upstream,
-        status=status,
-        error_type=finished.error.type if finished.error else None,
-        duration_s=duration_s,
-        first_token_s=first_token_s,
-        usage=usage,
-    )
-    services.metrics.note_response(ended)
-    if usage is not None:
-        services.note_tokens(claimed.row.owner, usage.total_tokens)
+    record_call(services, ended)

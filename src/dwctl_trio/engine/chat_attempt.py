@@ -10,11 +10,9 @@ from dwctl_trio.domain.failures import Failure
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.steps import ModelCall, Step, StepState
-from dwctl_trio.domain.turn import UsageReported
 from dwctl_trio.engine.handing_back import Unfinished
 from dwctl_trio.engine.model_step import ModelStep
 from dwctl_trio.ports import ClaimedChat, EndedStep, EventSegment, Progress
-from dwctl_trio.protocol.chat_answer import ChatPart
 from dwctl_trio.protocol.sse import encode_frame
 
 BROKEN_OFF = Failure(
@@ -128,16 +126,12 @@ class ChatAttempt:
                 ended = self.call.end(StepState.FAILED, error)
         self.unstored.append((ended, self.call))
 
-    def take(self, parts: Sequence[ChatPart]) -> bytes:
+    def take(self, chunks: Sequence[bytes]) -> bytes:
         """Take what one read brought; return the frames to be told of it now."""
-        frames = []
-        for part in parts:
-            if isinstance(part, UsageReported):
-                self.call.usage = part.usage
-            elif self.row.stream:
-                frames.append(encode_frame(None, part))
-            else:
-                self.completion = part
+        if not self.row.stream:
+            self.completion = chunks[-1]
+            return b""
+        frames = [encode_frame(None, chunk) for chunk in chunks]
         self.log.append(frames)
         return b"".join(frames)
 

@@ -43,6 +43,7 @@ async def enqueue(services: Services, new: NewResponse) -> Response:
             surface=Surface.RESPONSES,
             key_prefix=new.key_prefix,
             route=new.route,
+            previous_id=new.previous_id,
             background=new.request.background,
             request=encode_request(new.request),
             tools=encode_tools(new.tools) if new.tools else None,

@@ -43,7 +43,7 @@ async def execute_model_call(services: Services, scope: Scope, loop: AgentLoop, 
         chain, tools=loop.tools, choice=loop.request.tool_choice, request=scope.new.request, tree=scope.tree
     )
     first = len(chain_output(chain))
-    current = loop.model_step = loop.make_model_step(step, first_output_index=first, allowed=plan.tools)
+    current = loop.model_step = loop.make_model_step(step, first_output_index=first, plan=plan)
     span = _start_span(services, scope, loop)
     call = UpstreamCall(
         route=loop.route,

@@ -7,6 +7,7 @@ Rule 3: nobody waits for a follower. Whoever is slow reads later; the connection
 
 from uuid import UUID
 
+import attrs
 import trio
 
 from dwctl_trio.domain.errors import StoreUnavailable
@@ -24,16 +25,24 @@ _NO_EVENTS = 2**62
 """Behind the last event of any response: a look at the row alone."""
 
 
+@attrs.define(eq=False)
+class Place:
+    """How far a follower has come; it can go on from there."""
+
+    after: int
+    """Number of the last event that is known already; -1 for none."""
+
+
 async def follow(
-    services: Services, response_id: UUID, owner: str, after: int, send_frames: trio.MemorySendChannel[bytes]
+    services: Services, response_id: UUID, owner: str, place: Place, send_frames: trio.MemorySendChannel[bytes]
 ) -> bool:
-    """Send the frames of all events behind number *after*, stored and to come, and return when the last was sent.
+    """Send the frames of all events behind *place*, stored and to come, and return when the last was sent.
 
     Args:
         services: The store, and the bounds of the wait.
         response_id: A response whose events are kept.
         owner: Of the response.
-        after: Number of the last event that is known already; -1 for none.
+        place: Moved with every send.
         send_frames: Not closed here.
 
     Returns:
@@ -42,20 +51,22 @@ async def follow(
     Raises:
         StoreUnavailable: The store has not answered for ``follow_patience_s``; the follower may come back.
         trio.BrokenResourceError: The reader has left.
+
+    Cancellation: *place* says what was sent.
     """
     with services.metrics.queue.following(), services.wakeups.listen(topics.response_topic(response_id)) as wakeup:
         while True:
-            page = await _read(services, response_id, owner, after)
+            page = await _read(services, response_id, owner, place.after)
             if page is None:
                 return False
             for segment in page.segments:
-                is_cut = segment.first_sequence <= after
-                await send_frames.send(frames_after(segment.frames, after) if is_cut else segment.frames)
-                after = segment.last_sequence
+                is_cut = segment.first_sequence <= place.after
+                await send_frames.send(frames_after(segment.frames, place.after) if is_cut else segment.frames)
+                place.after = segment.last_sequence
             if page.state in TERMINAL_STATES:
                 if page.last_sequence is None:
                     return False
-                if after >= page.last_sequence:
+                if place.after >= page.last_sequence:
                     return True
             if not page.segments:
                 await wait_for(wakeup, services.limits.follow_poll_s)

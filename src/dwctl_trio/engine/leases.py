@@ -40,6 +40,8 @@ class Attempt:
     working: bool = True
     """False once the terminal write is all that is left: the row may then be terminal at any moment."""
     stopped_by: DwctlError | None = None
+    over: trio.Event = attrs.field(factory=trio.Event)
+    """Set when this process will write nothing more of it."""
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     @contextmanager
@@ -94,6 +96,7 @@ class LiveResponses:
         finally:
             if self._attempts.get(response_id) is attempt:
                 del self._attempts[response_id]
+            attempt.over.set()
             self._count -= 1
             if not self._count:
                 self._idle.set()
@@ -101,6 +104,12 @@ class LiveResponses:
     async def wait_idle(self) -> None:
         """Return when nothing is being worked on."""
         await self._idle.wait()
+
+    async def wait_over(self, response_id: UUID) -> None:
+        """Return when this response is not being worked on here, or not any more."""
+        attempt = self._attempts.get(response_id)
+        if attempt is not None:
+            await attempt.over.wait()
 
     def note_opened(self, response_id: UUID) -> None:
         """The row of this response exists now."""

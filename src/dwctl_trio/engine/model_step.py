@@ -1,6 +1,6 @@
 """A model call under way: its output so far, and what is to be recorded of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -24,13 +24,22 @@ class ModelStep:
         route: Where the call goes.
         first_output_index: Where its items begin in the output of its loop.
         kind_of: Who runs a call of a name.
+        namespaces: As in ``TurnOutput``.
     """
 
     def __init__(
-        self, step: Step, *, route: ModelRoute, first_output_index: int, kind_of: Callable[[str], CallKind]
+        self,
+        step: Step,
+        *,
+        route: ModelRoute,
+        first_output_index: int,
+        kind_of: Callable[[str], CallKind],
+        namespaces: Mapping[str, str] | None = None,
     ) -> None:
         self.step = step
-        self.output = TurnOutput(step_id=step.id, first_output_index=first_output_index, kind_of=kind_of)
+        self.output = TurnOutput(
+            step_id=step.id, first_output_index=first_output_index, kind_of=kind_of, namespaces=namespaces
+        )
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.http_status: int | None = None

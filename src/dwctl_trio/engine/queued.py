@@ -23,7 +23,7 @@ from dwctl_trio.engine.handing_back import Unfinished, hand_back
 from dwctl_trio.engine.leases import Attempt
 from dwctl_trio.engine.loop import run_loop
 from dwctl_trio.engine.progress import begin
-from dwctl_trio.engine.recalling import recall, untouched
+from dwctl_trio.engine.recalling import recall, recall_history, untouched
 from dwctl_trio.engine.resume import Restored, restore
 from dwctl_trio.engine.segments import SegmentWriter
 from dwctl_trio.engine.state import Scope, Services
@@ -44,7 +44,7 @@ async def run_claimed(services: Services, claimed: ClaimedResponse) -> None:
         remembered = await _remember(services, claimed, attempt)
         if remembered is None:
             return
-        restored, writer = remembered
+        claimed, restored, writer = remembered
         scope = restored.scope
         try:
             async with trio.open_nursery() as nursery:
@@ -85,14 +85,14 @@ async def run_claimed_unreadable(services: Services, claimed: ClaimedUnreadable)
 
 async def _remember(
     services: Services, claimed: ClaimedResponse, attempt: Attempt
-) -> tuple[Restored, SegmentWriter] | None:
-    """What *claimed* has come to so far; None if that cannot be read, and then no more is to be done with it here."""
+) -> tuple[ClaimedResponse, Restored, SegmentWriter] | None:
+    """*claimed* with what it has come to; None if that cannot be read, and then no more is to be done with it here."""
     try:
-        claimed = await recall(services, claimed)
+        claimed = await recall(services, await recall_history(services, claimed))
         writer = SegmentWriter(
             services, claimed.row.response_id, claimed.epoch, attempt, stored_bytes=len(claimed.told)
         )
-        return await restore(services, claimed, writer), writer
+        return claimed, await restore(services, claimed, writer), writer
     except Exception as error:  # noqa: BLE001 - supervision boundary: what is stored of one response, which another release may have written
         await run_unreadable(services, claimed, error)
         return None

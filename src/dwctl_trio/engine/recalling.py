@@ -9,13 +9,14 @@ from typing import TypeVar
 import attrs
 import trio
 
-from dwctl_trio.domain.errors import DeadlineExceeded, DwctlError, ResponseCancelled, StoreError
+from dwctl_trio.domain.errors import DeadlineExceeded, DwctlError, InvalidRequest, ResponseCancelled, StoreError
 from dwctl_trio.domain.failures import Failure, describe_failure
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.retry import RetryLater
 from dwctl_trio.engine.attempts import LATE, decide_again, refuse_to_begin
 from dwctl_trio.engine.chat_attempt import CANCELLED
+from dwctl_trio.engine.conversations import read_history
 from dwctl_trio.engine.handing_back import Unfinished, hand_back
 from dwctl_trio.engine.state import Services
 from dwctl_trio.observability.log import get_logger
@@ -50,6 +51,20 @@ async def recall(services: Services, claimed: _Claimed) -> _Claimed:
     if isinstance(claimed, ClaimedChat):
         return attrs.evolve(claimed, steps=steps)
     return attrs.evolve(claimed, steps=steps, told=await services.events.read_told(response_id))
+
+
+async def recall_history(services: Services, claimed: ClaimedResponse) -> ClaimedResponse:
+    """*claimed*, with the conversation that it goes on with, or with the reason why there is none any more.
+
+    Raises:
+        StoreError: It could not be read now.
+        Exception: Another release wrote what cannot be read.
+    """
+    try:
+        history = await read_history(services, claimed.new.request, claimed.new.owner)
+    except InvalidRequest as refusal:  # a response that it goes on with was deleted while it waited
+        return attrs.evolve(claimed, refusal=refusal)
+    return attrs.evolve(claimed, new=attrs.evolve(claimed.new, history=history))
 
 
 async def put_off(services: Services, claimed: Claimed, error: Exception) -> Failure | None:

@@ -3,6 +3,7 @@
 Rule 1: the row decides, in whatever process its response is worked on; it is looked at every ``idempotency_poll_s``.
 Rule 2: the wait for the first one's end is bounded by ``idempotency_wait_s``, tries to take over its key included.
 Rule 3: the first one never knows; a repeat that hangs up changes nothing.
+Rule 4: what the first one went on with may be gone by now; that is no concern of a repeat.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,9 +13,10 @@ from uuid import uuid4
 import attrs
 import trio
 
-from dwctl_trio.domain.errors import IdempotencyKeyHeld
+from dwctl_trio.domain.errors import IdempotencyKeyHeld, InvalidRequest
 from dwctl_trio.domain.idempotency import Replay, answer_repeat, still_under_way
 from dwctl_trio.domain.ids import response_id_text
+from dwctl_trio.engine.conversations import put_together
 from dwctl_trio.engine.state import Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.ports import NewResponse
@@ -24,6 +26,21 @@ _Result = TypeVar("_Result")
 
 _RETRY_AFTER_S = 5.0
 """When to repeat a request whose first try has outlasted the wait already."""
+
+
+async def put_together_once(services: Services, new: NewResponse, hold: Callable[[int], None]) -> NewResponse:
+    """*new*, put together as in ``put_together``, which also says what else is raised.
+
+    Raises:
+        IdempotencyKeyHeld: It cannot be put together, and another row holds its key.
+    """
+    try:
+        return await put_together(services, new, hold)
+    except InvalidRequest as error:
+        key = new.idempotency
+        if key is None or await services.store.find_key_holder(new.owner, key.text) is None:
+            raise
+        raise IdempotencyKeyHeld("another row holds the idempotency key") from error
 
 
 async def repeat(

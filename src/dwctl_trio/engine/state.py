@@ -18,6 +18,7 @@ from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import Ending, ErrorType, Failed, Response, ResponseStatus
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolCall
 from dwctl_trio.domain.tools import OfferedTool, ToolCatalog, kind_of_call
+from dwctl_trio.domain.transitions import TurnPlan
 from dwctl_trio.engine.emitter import Emitter
 from dwctl_trio.engine.leases import LiveResponses
 from dwctl_trio.engine.model_step import ModelStep
@@ -27,6 +28,7 @@ from dwctl_trio.observability.metrics import Metrics
 from dwctl_trio.observability.tracing import NoTracing, Tracing
 from dwctl_trio.ports import (
     ChatUpstream,
+    ConversationStore,
     EndedStep,
     EventSink,
     EventStore,
@@ -53,6 +55,7 @@ class Services:
     """What every response is worked on with."""
 
     store: ResponseStore
+    conversations: ConversationStore
     queue: QueueStore
     events: EventStore
     upstream: Upstream
@@ -75,7 +78,7 @@ class AgentLoop:
     """One agent at work: the response's own, or a sub-agent that one of its steps is."""
 
     request: ResponseRequest
-    """What it was asked."""
+    """What it was asked; the response's own loop, with the history before it."""
     route: ModelRoute
     tools: tuple[OfferedTool, ...]
     parent: Step | None = None
@@ -94,13 +97,15 @@ class AgentLoop:
         """The agent's, by which its events are told apart."""
         return self.parent.descriptor.name if self.parent and isinstance(self.parent.descriptor, ToolCall) else ""
 
-    def make_model_step(
-        self, step: Step, *, first_output_index: int, allowed: tuple[OfferedTool, ...] = ()
-    ) -> ModelStep:
-        """The model call that *step* is, whose items begin at *first_output_index*, and which may call *allowed*."""
-        # Nobody but the server could run what a sub-agent calls.
-        kind_of = partial(kind_of_call, self.tools, allowed) if self.parent is None else _always_server
-        return ModelStep(step, route=self.route, first_output_index=first_output_index, kind_of=kind_of)
+    def make_model_step(self, step: Step, *, first_output_index: int, plan: TurnPlan | None = None) -> ModelStep:
+        """The model call that *step* is, whose items begin at *first_output_index*; none to be made has no *plan*."""
+        kind_of: Callable[[str], CallKind] = _always_server
+        if self.parent is None and plan is not None:  # nobody but the server could run what a sub-agent calls
+            kind_of = partial(kind_of_call, self.tools, plan.callable_tools, choice=plan.tool_choice)
+        namespaces = {tool.name: tool.namespace.name for tool in self.tools if tool.namespace is not None}
+        return ModelStep(
+            step, route=self.route, first_output_index=first_output_index, kind_of=kind_of, namespaces=namespaces
+        )
 
 
 def _always_server(_name: str) -> CallKind:
@@ -157,7 +162,8 @@ class Scope:
         """Held from a decision until it is durable, so that the rows are the memory at some moment."""
         self.running_tools = trio.CapacityLimiter(limits.tool_concurrency)
         self.running_agents = trio.CapacityLimiter(limits.agent_concurrency)
-        self.top = AgentLoop(request=new.request, route=new.route, tools=new.tools)
+        asked = attrs.evolve(new.request, input=(*new.history, *new.request.input)) if new.history else new.request
+        self.top = AgentLoop(request=asked, route=new.route, tools=new.tools)
         self.loops: list[AgentLoop] = [self.top]
         """All that have begun."""
         self.add_step(Step(id=new.first_step_id, sequence=1, descriptor=ModelCall(), state=StepState.PROCESSING))

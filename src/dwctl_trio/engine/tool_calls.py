@@ -17,7 +17,8 @@ from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.response import Ending, ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.steps import Step, StepState, ToolCall, ToolOutput
-from dwctl_trio.domain.tools import AgentTool, HttpTool, allowed_tools
+from dwctl_trio.domain.tools import AgentTool, HttpTool
+from dwctl_trio.domain.transitions import callable_tools
 from dwctl_trio.domain.turn_output import close_call
 from dwctl_trio.engine.agents import answer_of, begin_agent
 from dwctl_trio.engine.execution import tell
@@ -76,14 +77,14 @@ async def _run(services: Services, scope: Scope, loop: AgentLoop, step: Step, ru
     """
     call = step.descriptor
     assert isinstance(call, ToolCall), "only tools are run"
-    allowed = allowed_tools(loop.tools, loop.request.tool_choice)
-    names = [tool.name for tool in allowed if tool.kind is CallKind.SERVER]
-    tool = services.catalog.get(call.name) if call.name in names else None
+    choice = loop.request.tool_choice
+    may_call = callable_tools(scope.chain_of(loop), tools=loop.tools, choice=choice, call=step)
+    is_ours = any(tool.name == call.name and tool.kind is CallKind.SERVER for tool in may_call)
+    tool = services.catalog.get(call.name) if is_ours else None
     match tool:
         case None:
-            raise ToolFailed(
-                ErrorType.TOOL_NOT_FOUND, f"There is no such tool. The tools are: {', '.join(names) or 'none'}."
-            )
+            names = ", ".join(tool.name for tool in may_call) or "none"
+            raise ToolFailed(ErrorType.TOOL_NOT_FOUND, f"There is no such tool. The tools are: {names}.")
         case HttpTool():
             async with scope.running_tools:
                 return await _run_http(services, scope, step, call, tool)

@@ -27,7 +27,10 @@ from dwctl_trio.http.body_budget import BudgetedBody
 from dwctl_trio.http.connection import at_request_end
 from dwctl_trio.http.watchers import Watchers
 from dwctl_trio.protocol import json
+from dwctl_trio.protocol.absent_endpoints import why_absent
 from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
+from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.protocol.request_options import check_included
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +101,25 @@ class Api:
             raise ServerStopping("the request's body did not arrive before the server's end")
         return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
+    def hold(self, size: int) -> None:
+        """Count *size* bytes that were read for the current request as if they had come with it.
+
+        Raises:
+            Overloaded: There is no room for them.
+        """
+        assert isinstance(request.body, BudgetedBody), "the application's own"
+        request.body.hold_besides(size)
+
+    def parse_request(self, body: object) -> ResponseRequest:
+        """The response that *body*, decoded JSON, asks for.
+
+        Raises:
+            InvalidRequest: With the path of the parameter that is wrong, unknown, or not supported.
+        """
+        ignores_hosted_tools = self.config.hosted_tools == "ignore"
+        server_tools = self.services.catalog.keys()
+        return parse_request(body, server_tools=server_tools, ignores_hosted_tools=ignores_hosted_tools)
+
     def find_route(self, model: str) -> ModelRoute:
         """Where calls for *model* go.
 
@@ -132,6 +154,17 @@ class Api:
         """Raise once the server takes no new work."""
         if self.stopping:
             raise ServerStopping("the server is shutting down")
+
+
+def refuse_unknown_includes() -> None:
+    """Raise for what no response can include, in the query of the current request; all else is shown in any case.
+
+    Raises:
+        InvalidRequest: With the place of what is unknown.
+    """
+    asked = [value for name, value in request.args.items(multi=True) if name.partition("[")[0] == "include"]
+    for index, value in enumerate(asked):
+        check_included(value, f"include[{index}]")
 
 
 def add_request_ids(app: QuartTrio) -> None:
@@ -176,7 +209,7 @@ def add_error_handlers(app: QuartTrio, api: Api) -> None:
     @app.errorhandler(HTTPException)
     async def answer_http(error: HTTPException) -> HttpResponse:
         answer = answer_error(_http_exception(error, api.services.limits.request_body_bytes))
-        if isinstance(error, MethodNotAllowed):
+        if isinstance(error, MethodNotAllowed) and answer.status_code == error.code:
             answer.headers["allow"] = _allowed_methods(error)
         return answer
 
@@ -188,6 +221,10 @@ def add_error_handlers(app: QuartTrio, api: Api) -> None:
 
 def _http_exception(error: HTTPException, body_bytes_max: int) -> HttpError:
     """What Quart itself refuses: no such URL, wrong method, body too large or too slow."""
+    reason = why_absent(request.method, request.path) if error.code in {404, 405} else None
+    if reason is not None:
+        message = f"Unsupported request URL: {request.method} {request.path[:256]}. {reason}"
+        return HttpError(status=404, body=error_body(message, "invalid_request_error", code="unsupported_endpoint"))
     match error.code:
         case 404:
             return http_error(NotFound(f"Unknown request URL: {request.method} {request.path[:256]}."))

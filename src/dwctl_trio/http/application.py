@@ -9,6 +9,10 @@ from dwctl_trio.http.api import Api, add_error_handlers, add_rate_limits, add_re
 from dwctl_trio.http.body_budget import BodyBudget, BudgetedBody
 from dwctl_trio.http.chat import add_chat_routes
 from dwctl_trio.http.connection import RequestConnection
+from dwctl_trio.http.input_tokens import add_input_tokens_routes
+from dwctl_trio.http.lists import add_list_routes
+from dwctl_trio.http.openapi import add_openapi_route
+from dwctl_trio.http.proxied import add_proxied_routes
 from dwctl_trio.http.responses import add_responses_routes
 from dwctl_trio.http.system import add_system_routes
 from dwctl_trio.http.tracing import add_tracing
@@ -30,8 +34,12 @@ def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     add_rate_limits(app, api)
     add_error_handlers(app, api)
     add_responses_routes(app, api)
+    add_list_routes(app, api)
+    add_input_tokens_routes(app, api)
     add_chat_routes(app, api)
+    add_proxied_routes(app, api)
     add_system_routes(app, api, leases)
+    add_openapi_route(app)
     return app
 
 

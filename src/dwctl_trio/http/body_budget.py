@@ -7,7 +7,8 @@ it is known until the request has ended.
 Rule 1: bytes are counted as they arrive: who announces much and sends nothing takes nothing from others. A body whose
 announced length has no room is refused before it is waited for.
 Rule 2: what does not fit is refused at once, and nothing more of it is kept.
-Rule 3: small bodies are not counted: ``live_responses`` bounds them, and no flood of large ones keeps them out.
+Rule 3: what is read for a request, a conversation that it goes on with, is counted like its body, once it is known.
+Rule 4: small bodies are not counted: ``live_responses`` bounds them, and no flood of large ones keeps them out.
 """
 
 import trio
@@ -72,14 +73,23 @@ class BudgetedBody(TrioBody):
         super().__init__(expected_content_length, max_content_length)
         self._budget = budget
         self._held = 0
+        self._held_besides = 0
         self._announced = expected_content_length or 0
-        at_request_end(lambda: self._budget.give_back(self._held))
+        at_request_end(lambda: self._budget.give_back(self._held + self._held_besides))
 
     def append(self, data: bytes) -> None:
         """Take what has arrived."""
         if self._must_raise is None:
             self._grow(len(self._data) + len(data))
         super().append(data)
+
+    def hold_besides(self, size: int) -> None:
+        """Count *size* more bytes, which were read for this request, until it has ended.
+
+        Raises:
+            Overloaded: There is no room for them.
+        """
+        self._held_besides += self._budget.grow(0, size)
 
     async def take(self, within_s: float) -> bytearray:
         """The whole body, which nobody else has then.

@@ -1,4 +1,4 @@
-"""``/v1/chat/completions``, as far as it is served here: ``service_tier: "flex"``, from the queue.
+"""``/v1/chat/completions``: at once, as ``proxied`` does, or with ``service_tier: "flex"`` from the queue.
 
     POST ── enqueue ─┬─ blocking: wait for the end ── the upstream's completion, or the error
                      └─ stream: 200 at once ── follow ── the upstream's chunks, or an error among them, then [DONE]
@@ -10,24 +10,23 @@ repeats another one's ``Idempotency-Key`` goes on with that one's row.
 """
 
 from functools import partial
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from quart import Response as HttpResponse
 from quart_trio import QuartTrio
 
-from dwctl_trio.domain.chat import ChatRequest
-from dwctl_trio.domain.errors import DwctlError, IdempotencyConflict, InvalidRequest, StoreUnavailable
+from dwctl_trio.domain.claiming import Surface
+from dwctl_trio.domain.errors import DwctlError, IdempotencyConflict, StoreUnavailable
 from dwctl_trio.domain.failures import Failure
 from dwctl_trio.domain.idempotency import IDEMPOTENCY_KEY, KeyHolder
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.lifecycle import RowState
-from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.engine.enqueue import enqueue_chat
 from dwctl_trio.engine.follow import wait_ended
 from dwctl_trio.http.answers import answer_json
 from dwctl_trio.http.api import Api, answer_error
 from dwctl_trio.http.following import Follower, answer_follower, ending_with_client, name_response
-from dwctl_trio.http.idempotency import read_idempotency_key
+from dwctl_trio.http.proxied import answer_call, read_call
 from dwctl_trio.http.queued import place
 from dwctl_trio.http.stored import no_such
 from dwctl_trio.ports import EventPage, NewChat
@@ -46,35 +45,15 @@ def add_chat_routes(app: QuartTrio, api: Api) -> None:
 
     @app.post("/v1/chat/completions")
     async def create_chat_completion() -> HttpResponse:
-        caller = await api.find_caller()
-        api.admit(caller)
-        body = await api.read_json()
-        wanted = parse_chat(body)
-        _refuse_other_tiers(wanted)
-        new = NewChat(
-            response_id=uuid4(),
-            owner=caller.owner,
-            key_prefix=caller.key_prefix,
-            request=wanted,
-            route=api.find_route(wanted.model),
-            idempotency=read_idempotency_key(body),
-        )
+        new = await read_call(api, parse_chat)
+        if not new.request.is_queued:
+            return await answer_call(api, new)
         holder = await place(api, new, partial(enqueue_chat, api.services, new))
         response_id = holder.response_id if isinstance(holder, KeyHolder) else new.response_id
         answer = await _answer(api, new, response_id)
         if isinstance(holder, KeyHolder):
             answer.headers["idempotent-replayed"] = "true"
         return name_response(answer, response_id)
-
-
-def _refuse_other_tiers(wanted: ChatRequest) -> None:
-    if wanted.service_tier is not ServiceTier.FLEX:
-        raise InvalidRequest(
-            "Unsupported 'service_tier': chat completions are served from the queue only, with "
-            "'service_tier': \"flex\". For other tiers use POST /v1/responses.",
-            param="service_tier",
-            code="unsupported_parameter",
-        )
 
 
 async def _answer(api: Api, new: NewChat, response_id: UUID) -> HttpResponse:
@@ -137,7 +116,10 @@ def _error_of(page: EventPage) -> HttpError | None:
         case _:
             assert page.error is not None, "a failed row has an error"
             assert page.response_status is not None, "a row that has ended has a status"
-            return failure_error(Failure(error=page.error, http_status=page.response_status, is_final=True))
+            return failure_error(
+                Failure(error=page.error, http_status=page.response_status, is_final=True),
+                Surface.CHAT,
+            )
 
 
 def _lost(response_id: UUID) -> DwctlError:

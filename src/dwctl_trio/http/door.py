@@ -3,7 +3,7 @@
 A request that is taken through the application only to be refused there costs a tenth of one that is served. Ten times
 what a server can bear would then leave it nothing to serve with.
 
-Rule 1: only what begins a response is refused here; health, metrics and GET are always let in.
+Rule 1: only what has a model called is refused here; health, metrics and GET are always let in.
 Rule 2: whose request it is does not matter, for the bound is the process's; what is an owner's is ``admission``'s.
 Rule 3: the answer is the one that the application would give.
 Rule 4: who is let in counts at once, so that those who come in the same turn see it, until the application is done.
@@ -23,7 +23,10 @@ from dwctl_trio.protocol.error_body import HttpError, http_error
 PEEK_BYTES = 16 * 1024
 """What is looked at of a new connection; a request that is longer goes the ordinary way."""
 
-_ROUTE = b"/v1/responses"
+_ROUTES = frozenset({
+    b"/v1/responses", b"/v1/responses/input_tokens", b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings",
+})  # fmt: skip
+"""What has a model called."""
 _METHOD = b"POST"
 _HEAD = re.compile(rb"([A-Z]+) ([^ ?\r\n\0]+)(?:\?[^ \r\n\0]*)? HTTP/1\.1\r\n(?:[^\r\n\0]+\r\n)*\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
@@ -45,17 +48,17 @@ class Door:
 
     def let_in(self, method: bytes, target: bytes) -> Callable[[], None]:
         """Count a request that goes on, if its kind is counted; return what is to be called once, at its end."""
-        return self.enter() if _begins_response(method, target) else _nothing
+        return self.enter() if _calls_model(method, target) else _nothing
 
     def refuse(self, method: bytes, target: bytes) -> HttpError | None:
         """The refusal of a request; None if it may go on."""
-        if not _begins_response(method, target):
+        if not _calls_model(method, target):
             return None
         overload = self.find_overload()
         if overload is None:
             return None
         refusal = http_error(overload)
-        self.note_request(_METHOD.decode(), _ROUTE.decode(), refusal.status)
+        self.note_request(_METHOD.decode(), _route_of(target).decode(), refusal.status)
         return refusal
 
     def refuse_raw(self, data: bytes, *, closes: bool) -> bytes | None:
@@ -88,8 +91,12 @@ class Door:
         return b"\r\n".join([*lines, b"", refusal.body])
 
 
-def _begins_response(method: bytes, target: bytes) -> bool:
-    return method == _METHOD and target.partition(b"?")[0] == _ROUTE
+def _calls_model(method: bytes, target: bytes) -> bool:
+    return method == _METHOD and _route_of(target) in _ROUTES
+
+
+def _route_of(target: bytes) -> bytes:
+    return target.partition(b"?")[0]
 
 
 def _nothing() -> None:

@@ -2,7 +2,7 @@
 
 Rule 1: with the first signal nothing new begins; streams under way have ``shutdown_grace_s``, and bodies too.
 Rule 2: after the grace every stream is stopped, with a terminal event of its own, and no body is waited for.
-A stream that is only followed is cut: what it follows goes on, in another process or later.
+A stream that is only followed is cut where what it follows goes on, in another process or later.
 Rule 3: a second signal ends all at once: responses fail as stopped by the server, and nobody is told any more.
 """
 

@@ -28,7 +28,7 @@ from dwctl_trio.domain.response import ErrorType, ResponseStatus
 from dwctl_trio.domain.retelling import retell
 from dwctl_trio.domain.steps import Chain
 from dwctl_trio.engine.cancel import cancel_response
-from dwctl_trio.engine.follow import follow
+from dwctl_trio.engine.follow import Place, follow
 from dwctl_trio.http.answers import answer_stream
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.connection import request_nursery
@@ -229,23 +229,36 @@ class Follower:
 
     async def run(self, after: int, send_frames: trio.MemorySendChannel[bytes]) -> None:
         """Hand over the events until the last one, or until the stream is cut."""
-        api, services = self.api, self.api.services
+        api, place = self.api, Place(after)
         async with send_frames:
             try:
                 async with ending_with_client(api, self.response_id, self.owner, applies=self.ends_with_client):
                     with api.watchers.watching() as scope:
-                        is_whole = await follow(services, self.response_id, self.owner, after, send_frames)
-                        last = await self.last_frames()
-                        if last:
-                            await send_frames.send(last)
-                        self.is_whole = is_whole or bool(last)
+                        await self._hand_over(place, send_frames)
+                    if scope.cancelled_caught and await self._has_ended_here(place):
+                        await self._hand_over(place, send_frames)
             except trio.BrokenResourceError:  # the client has left
                 return
             except StoreError as error:
                 self._note_cut(str(error))
                 return
-            if scope.cancelled_caught:
+            if scope.cancelled_caught and not self.is_whole:
                 self._note_cut("the server is stopping")
+
+    async def _hand_over(self, place: Place, send_frames: trio.MemorySendChannel[bytes]) -> None:
+        """Hand over what is behind *place*, to the end of the stream."""
+        is_whole = await follow(self.api.services, self.response_id, self.owner, place, send_frames)
+        last = await self.last_frames()
+        if last:
+            await send_frames.send(last)
+        self.is_whole = is_whole or bool(last)
+
+    async def _has_ended_here(self, place: Place) -> bool:
+        """Whether the end of the server is the response's as well; one that is worked on elsewhere goes on."""
+        services = self.api.services
+        await services.live.wait_over(self.response_id)
+        page = await services.events.read_events(self.response_id, self.owner, place.after)
+        return page is not None and page.state in TERMINAL_STATES
 
     def _note_cut(self, reason: str) -> None:
         _log.warning("follower_cut", response_id=response_id_text(self.response_id), reason=reason)

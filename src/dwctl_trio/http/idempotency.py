@@ -8,7 +8,9 @@ Source: Stripe API reference, "Idempotent requests"; draft-ietf-httpapi-idempote
 """
 
 import re
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -18,14 +20,17 @@ from quart import request
 from dwctl_trio.domain.errors import DwctlError, IdempotencyKeyHeld, InvalidRequest
 from dwctl_trio.domain.idempotency import IDEMPOTENCY_KEY, KEY_CHARACTERS_MAX, IdempotencyKey, Replay
 from dwctl_trio.domain.ids import response_id_text
-from dwctl_trio.engine.repeats import repeat
+from dwctl_trio.engine.repeats import put_together_once, repeat
 from dwctl_trio.engine.scope import ResponseRefused, run_inline_blocking, run_inline_streaming
+from dwctl_trio.engine.state import Services
 from dwctl_trio.http.answers import answer_json, answer_response, answer_stream
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.connection import request_nursery
 from dwctl_trio.ports import NewResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.error_body import error_event, failure_error, http_error
+
+_Result = TypeVar("_Result")
 
 _KEY = re.compile(rf"[!-~]{{1,{KEY_CHARACTERS_MAX}}}")
 
@@ -52,12 +57,13 @@ async def answer_once(api: Api, new: NewResponse) -> HttpResponse:
     """Answer a request that has a key: run it, or give what the first one with this key was told.
 
     Raises:
+        InvalidRequest: It cannot be put together, and repeats no other.
         ResponseRefused: It was run, and failed while nothing had been sent.
         IdempotencyConflict: The first one's response cannot be given.
     """
     if new.request.stream:
         return await _stream_once(api, new)
-    run = partial(run_inline_blocking, api.services, nursery=request_nursery())
+    run = partial(_run, api, run_inline_blocking, request_nursery())
     try:
         return answer_response(await run(new))
     except IdempotencyKeyHeld:
@@ -69,12 +75,13 @@ async def answer_once(api: Api, new: NewResponse) -> HttpResponse:
 
 async def _stream_once(api: Api, new: NewResponse) -> HttpResponse:
     nursery, limits = request_nursery(), api.services.limits
+    run = partial(_run, api, run_inline_streaming, nursery)
     try:
-        return answer_stream(api, await run_inline_streaming(api.services, new, nursery))
+        return answer_stream(api, await run(new))
     except IdempotencyKeyHeld:
         send_frames, receive_frames = trio.open_memory_channel[bytes](limits.event_channel_items)
-    follower = _Follower(api, new)
-    nursery.start_soon(follower.run, nursery, send_frames, name="follow_first")
+    follower = _Follower(api, new, run)
+    nursery.start_soon(follower.tell, send_frames, name="follow_first")
     with trio.move_on_after(limits.head_hold_s):
         await follower.known.wait()
     if follower.error is not None:
@@ -83,6 +90,16 @@ async def _stream_once(api: Api, new: NewResponse) -> HttpResponse:
     follower.head_is_sent = True
     answer = answer_stream(api, receive_frames)
     return answer if follower.replay is None else _say_replayed(answer, follower.replay)
+
+
+async def _run(
+    api: Api,
+    run_inline: Callable[[Services, NewResponse, trio.Nursery], Awaitable[_Result]],
+    nursery: trio.Nursery,
+    new: NewResponse,
+) -> _Result:
+    """What *run_inline* gives for *new*, once that is put together."""
+    return await run_inline(api.services, await put_together_once(api.services, new, api.hold), nursery)
 
 
 def _say_replayed(answer: HttpResponse, replay: Replay) -> HttpResponse:
@@ -97,6 +114,7 @@ class _Follower:
 
     api: Api
     new: NewResponse
+    run: Callable[[NewResponse], Awaitable[trio.MemoryReceiveChannel[bytes]]]
     known: trio.Event = attrs.field(factory=trio.Event)
     """Set when it is known what the stream will hold."""
     replay: Replay | None = None
@@ -104,12 +122,11 @@ class _Follower:
     """What to answer instead of a stream."""
     head_is_sent: bool = False
 
-    async def run(self, nursery: trio.Nursery, send_frames: trio.MemorySendChannel[bytes]) -> None:
+    async def tell(self, send_frames: trio.MemorySendChannel[bytes]) -> None:
         """Send the frames of the first request, or of a run of its own, or the error that keeps it from both."""
-        run = partial(run_inline_streaming, self.api.services, nursery=nursery)
         async with send_frames:
             try:
-                result = await repeat(self.api.services, self.new, run, self.api.refuse_when_stopping)
+                result = await repeat(self.api.services, self.new, self.run, self.api.refuse_when_stopping)
             except (DwctlError, ResponseRefused) as error:
                 self.error = error
                 self.known.set()

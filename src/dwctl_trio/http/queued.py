@@ -6,7 +6,6 @@ Rule 3: a request that repeats another one's ``Idempotency-Key`` goes on with th
 """
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -18,9 +17,11 @@ from dwctl_trio.domain.failures import Failure
 from dwctl_trio.domain.idempotency import KeyHolder, answer_repeat, check_same_body, still_under_way
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES, RowState
+from dwctl_trio.domain.response import Response
 from dwctl_trio.domain.routing import Path
 from dwctl_trio.engine.enqueue import enqueue
 from dwctl_trio.engine.follow import wait_ended
+from dwctl_trio.engine.repeats import put_together_once
 from dwctl_trio.engine.scope import ResponseRefused
 from dwctl_trio.http.answers import answer_json, answer_response
 from dwctl_trio.http.api import Api, answer_error
@@ -44,13 +45,18 @@ async def answer_queued(api: Api, new: NewResponse, path: Path) -> HttpResponse:
     """Enqueue *new*, and answer as *path* says.
 
     Raises:
+        InvalidRequest: It cannot be put together, and repeats no other.
         StoreUnavailable: It could not be enqueued.
         DwctlError: The same, and trying again will hardly help.
         IdempotencyConflict: Its key is taken by a request whose response cannot be given.
         ResponseRefused: It was waited for, and failed without any output.
         NotFound: It was waited for, and deleted.
     """
-    placed = await place(api, new, partial(enqueue, api.services, new))
+
+    async def put() -> Response:
+        return await enqueue(api.services, await put_together_once(api.services, new, api.hold))
+
+    placed = await place(api, new, put)
     queued = _Queued(api, new, placed) if isinstance(placed, KeyHolder) else _Queued(api, new)
     match path:
         case Path.QUEUED_AT_ONCE:

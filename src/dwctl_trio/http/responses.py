@@ -7,9 +7,10 @@ from quart import request
 from quart_trio import QuartTrio
 
 from dwctl_trio.domain.routing import Path, choose_path, refuse_unreadable
+from dwctl_trio.engine.conversations import put_together
 from dwctl_trio.engine.scope import run_inline_blocking, run_inline_streaming
 from dwctl_trio.http.answers import answer_json, answer_response, answer_stream
-from dwctl_trio.http.api import Api
+from dwctl_trio.http.api import Api, refuse_unknown_includes
 from dwctl_trio.http.connection import request_nursery
 from dwctl_trio.http.following import answer_events, read_wanted_stream
 from dwctl_trio.http.idempotency import answer_once, read_idempotency_key
@@ -18,7 +19,6 @@ from dwctl_trio.http.stored import cancel_stored, delete_stored, parse_id, read_
 from dwctl_trio.http.tracing import current_trace
 from dwctl_trio.ports import NewResponse
 from dwctl_trio.protocol import json
-from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.protocol.step_list import render_steps
 
 
@@ -31,7 +31,7 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
         caller = await api.find_caller()
         api.admit(caller)
         body = await api.read_json()
-        wanted = parse_request(body, server_tools=services.catalog.keys())
+        wanted = api.parse_request(body)
         refuse_unreadable(wanted)
         path = choose_path(wanted)
         new = NewResponse(
@@ -49,6 +49,7 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
             return await answer_queued(api, new, path)
         if new.idempotency is not None:
             return await answer_once(api, new)
+        new = await put_together(services, new, api.hold)
         if path is Path.WARM_STREAM:
             return answer_stream(api, await run_inline_streaming(services, new, request_nursery()))
         return answer_response(await run_inline_blocking(services, new, request_nursery()))
@@ -56,6 +57,7 @@ def add_responses_routes(app: QuartTrio, api: Api) -> None:
     @app.get("/v1/responses/<response_id>")
     async def read_response(response_id: str) -> HttpResponse:
         caller = await api.find_caller()
+        refuse_unknown_includes()
         wanted = read_wanted_stream()
         if wanted is not None and request.method != "HEAD":  # which wants no body
             api.admit(caller)

@@ -7,16 +7,20 @@ from uuid import UUID
 
 from dwctl_trio.domain import ids
 from dwctl_trio.domain.assembly import assemble
-from dwctl_trio.domain.errors import Conflict, DwctlError, NotFound
+from dwctl_trio.domain.errors import Conflict, DwctlError, NotFound, StoreError
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES, RowState, wire_status
+from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import Cancelled, Failed, Response
 from dwctl_trio.domain.steps import Chain
 from dwctl_trio.engine.cancel import cancel_response
 from dwctl_trio.engine.state import Services
 from dwctl_trio.engine.unreadable import read_told_opening
+from dwctl_trio.observability.log import get_logger
 from dwctl_trio.ports import StoredResponse
 from dwctl_trio.protocol.final_response import encode_object, with_status
-from dwctl_trio.protocol.response_object import encode_response
+from dwctl_trio.protocol.response_object import encode_response, render_response
+
+_log = get_logger(__name__)
 
 _CANCELS_MAX = 3
 """Each waits for ``cancel_wait_s`` at the most; more than one only where a worker claims in that very moment."""
@@ -59,7 +63,8 @@ async def show(services: Services, stored: StoredResponse, owner: str) -> bytes:
         return stored.body
     if stored.request is None:
         return await _show_unreadable(services, stored, owner)
-    chain = await services.store.read_chain(stored.response_id, owner)
+    has_ended = stored.state in TERMINAL_STATES  # before that it shows no output
+    chain = await services.store.read_chain(stored.response_id, owner) if has_ended else ()
     return encode_response(unfinished(stored, chain))
 
 
@@ -73,6 +78,28 @@ async def _show_unreadable(services: Services, stored: StoredResponse, owner: st
     if opening is None:
         raise _unreadable()
     return encode_object(with_status(opening, wire_status(stored.state), stored.error))
+
+
+async def show_listed(services: Services, stored: StoredResponse, owner: str) -> bytes:
+    """*stored* as GET answers it; where this release cannot read it, as far as anything is known.
+
+    Raises:
+        StoreError: It could not be read now.
+    """
+    try:
+        return await show(services, stored, owner)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - supervision boundary: one of a page, which must not hide the others
+        _log.warning("response_not_readable", response_id=ids.response_id_text(stored.response_id), exc_info=error)
+    known = Response(
+        id=stored.response_id,
+        created_at=stored.created_at,
+        request=stored.request or ResponseRequest(model="", input=()),
+        status=wire_status(stored.state),
+        tools=stored.tools,
+    )
+    return encode_object(with_status(render_response(known), known.status, stored.error))
 
 
 def _unreadable() -> DwctlError:

@@ -29,6 +29,7 @@ from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag
 from dwctl_trio.observability.pruning import PruneCounters
 from dwctl_trio.observability.queue_metrics import QueueMetrics
+from dwctl_trio.observability.tracing import CHAT
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -40,8 +41,6 @@ UNANSWERED = "unanswered"
 """The status class of a request whose client left before the answer."""
 OTHER_METHOD = "_OTHER"
 """OpenTelemetry's word for a method that is not one of HTTP's own."""
-OPERATION = "chat"
-"""OpenTelemetry's word for what a response is."""
 
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _GEN_AI_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
@@ -99,6 +98,8 @@ class EndedResponse:
     """To the first token; None when none came."""
     usage: Usage | None
     """As the upstream reported it; None when it did not."""
+    operation: str = CHAT
+    """OpenTelemetry's word for what it was."""
 
 
 class PoolFigures(Protocol):
@@ -286,7 +287,7 @@ class Metrics:
         model = ended.model if ended.model in self._model_names else ANY_MODEL
         error_type = ended.error_type.value if ended.error_type else ""
         self._responses.labels(model, ended.upstream, ended.status.value, error_type).inc()
-        labels = (OPERATION, ended.upstream, model)
+        labels = (ended.operation, ended.upstream, model)
         if ended.status is ResponseStatus.CANCELLED:  # for OpenTelemetry an error like any other
             error_type = ErrorType.CANCELLED.value
         self._duration.labels(*labels, error_type).observe(ended.duration_s)

@@ -40,7 +40,7 @@ from opentelemetry.trace import (
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.usage import Usage
-from dwctl_trio.observability.metrics import OPERATION, OTHER_METHOD, known_method
+from dwctl_trio.observability.metrics import OTHER_METHOD, known_method
 from dwctl_trio.observability.tracing import CallSpan, RequestSpan, TracedCall
 from dwctl_trio.protocol.trace_context import TRACESTATE_CHARACTERS_MAX, TraceContext
 
@@ -77,12 +77,12 @@ class OtlpTracing:
     def start_call(self, call: TracedCall, parent: TraceContext | None) -> CallSpan:
         """See ``tracing.Tracing``; ``server.address`` is left out, for the upstream's address is nobody's business."""
         attributes = {
-            "gen_ai.operation.name": OPERATION,
+            "gen_ai.operation.name": call.operation,
             "gen_ai.provider.name": call.upstream,
             "gen_ai.request.model": call.model,
             "gen_ai.response.id": call.response_id,
         }
-        return _CallSpan(self._start(f"{OPERATION} {call.model}", SpanKind.CLIENT, attributes, parent))
+        return _CallSpan(self._start(f"{call.operation} {call.model}", SpanKind.CLIENT, attributes, parent))
 
     def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, str], parent: TraceContext | None) -> Span:
         return self._tracer.start_span(name, context=_enter(parent), kind=kind, attributes=attributes)

@@ -33,6 +33,10 @@ class RequestSpan(Protocol):
         """
 
 
+CHAT = "chat"
+"""OpenTelemetry's word for a model call of a response."""
+
+
 @attrs.frozen(kw_only=True)
 class TracedCall:
     """What is known of a model call when it begins."""
@@ -43,6 +47,8 @@ class TracedCall:
     """The upstream's name in the configuration; never its address."""
     response_id: str
     """Ours, as clients see it: the upstream's own is not kept."""
+    operation: str = CHAT
+    """OpenTelemetry's word for what it is."""
 
 
 class CallSpan(Protocol):

@@ -21,8 +21,10 @@ from dwctl_trio.ports.rows import (
     QueuedResponse,
     RenewedLeases,
     RequeuedResponse,
+    ResponsePage,
     ResponseRow,
     StoredResponse,
+    WantedPage,
 )
 from dwctl_trio.ports.services import (
     ChatCall,
@@ -39,6 +41,7 @@ from dwctl_trio.ports.services import (
 )
 from dwctl_trio.ports.stores import (
     ApiKey,
+    ConversationStore,
     EventStore,
     KeyStore,
     LeaseStore,
@@ -59,6 +62,7 @@ __all__ = [
     "ClaimedChat",
     "ClaimedResponse",
     "ClaimedUnreadable",
+    "ConversationStore",
     "EndedStep",
     "EventPage",
     "EventSegment",
@@ -76,6 +80,7 @@ __all__ = [
     "QueuedResponse",
     "RenewedLeases",
     "RequeuedResponse",
+    "ResponsePage",
     "ResponseRow",
     "ResponseStore",
     "RetentionStore",
@@ -88,4 +93,5 @@ __all__ = [
     "UsageLine",
     "Wakeup",
     "Wakeups",
+    "WantedPage",
 ]

@@ -1,16 +1,18 @@
 """What is written of a response, and what its rows tell."""
 
 from typing import TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import attrs
 
+from dwctl_trio.domain import ids
 from dwctl_trio.domain.chat import ChatRequest
 from dwctl_trio.domain.claiming import Surface
+from dwctl_trio.domain.errors import InvalidRequest
 from dwctl_trio.domain.idempotency import IdempotencyKey
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.models import ModelRoute
-from dwctl_trio.domain.request import ResponseRequest, ServiceTier
+from dwctl_trio.domain.request import InputItem, ResponseRequest, ServiceTier
 from dwctl_trio.domain.response import ResponseError
 from dwctl_trio.domain.steps import Step
 from dwctl_trio.domain.tools import OfferedTool
@@ -61,6 +63,20 @@ class NewResponse:
     """Of the client's; while a row with it is live or has a response, its owner gets no second one."""
     tools: tuple[OfferedTool, ...] = ()
     """What the model is offered in every turn."""
+    history: tuple[InputItem, ...] = ()
+    """What the model is shown before the input, oldest first; not stored, for other rows hold it."""
+
+    @property
+    def previous_id(self) -> UUID | None:
+        """Of the response that it goes on with, as its row names it; a response that is not stored names none."""
+        request = self.request
+        named = request.previous_response_id if request.store else None
+        return None if named is None else ids.parse_response_id(named)
+
+    @property
+    def surface(self) -> Surface:
+        """Which API it was asked for through."""
+        return Surface.RESPONSES
 
     @property
     def row(self) -> ResponseRow:
@@ -78,15 +94,24 @@ class NewResponse:
 
 @attrs.frozen(kw_only=True)
 class NewChat:
-    """A chat completion that is asked for, to be queued."""
+    """A chat completion that is asked for, or another call whose answer is handed over."""
 
     response_id: UUID
     owner: str
     key_prefix: str | None
     request: ChatRequest
     route: ModelRoute
+    first_step_id: UUID = attrs.field(factory=uuid4)
+    """Of the call, if it is made at once; each attempt of the queue has its own."""
+    trace: TraceContext | None = None
+    """As of a response."""
     idempotency: IdempotencyKey | None = None
     """Of the client's, as for a response."""
+
+    @property
+    def surface(self) -> Surface:
+        """Which API it was asked for through."""
+        return self.request.surface
 
     @property
     def row(self) -> ResponseRow:
@@ -97,8 +122,8 @@ class NewChat:
             owner=self.owner,
             service_tier=request.service_tier,
             stream=request.stream,
-            store=request.store,
-            is_queued=True,
+            store=request.store and request.is_queued,
+            is_queued=request.is_queued,
         )
 
 
@@ -110,6 +135,8 @@ class QueuedResponse:
     surface: Surface
     key_prefix: str | None
     route: ModelRoute
+    previous_id: UUID | None = None
+    """As of a new response."""
     background: bool
     request: bytes
     """What was asked, validated, encoded."""
@@ -217,6 +244,8 @@ class ClaimedResponse:
     is_cancel_requested: bool = False
     was_started: bool = False
     """Whether somebody has worked on it: only then is there more to read of it than its opening."""
+    refusal: InvalidRequest | None = None
+    """Why it can only be ended: what it goes on with is not there any more. Not from the claim, as the steps."""
     last_sequence: int = -1
     """Of its stored events; -1: none are."""
     steps: tuple[Step, ...] = ()
@@ -333,3 +362,23 @@ class StoredResponse:
     body: bytes | None
     """The final response, encoded, exactly as the terminal event carried it; None while there is none."""
     error: ResponseError | None
+
+
+@attrs.frozen(kw_only=True)
+class WantedPage:
+    """Which of an owner's responses are wanted."""
+
+    limit: int
+    """At the most, from 1."""
+    after: UUID | None = None
+    """The last one of the page before; None for the first page."""
+    newest_first: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class ResponsePage:
+    """Some of an owner's responses."""
+
+    responses: tuple[StoredResponse, ...]
+    """In the wanted order."""
+    has_more: bool

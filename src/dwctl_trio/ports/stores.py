@@ -9,6 +9,7 @@ from uuid import UUID
 import attrs
 
 from dwctl_trio.domain.claiming import ClaimDemand
+from dwctl_trio.domain.conversation import Conversation
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.retention import RetentionKind
@@ -19,22 +20,25 @@ from dwctl_trio.ports.rows import (
     EventSegment,
     FinishedResponse,
     LeaseWatch,
+    NewChat,
     NewResponse,
     Progress,
     QueuedResponse,
     RenewedLeases,
     RequeuedResponse,
+    ResponsePage,
     StoredResponse,
+    WantedPage,
 )
 
 
 class ResponseStore(Protocol):
     """Rows of responses. Raises ``StoreUnavailable`` when PostgreSQL does not answer in time."""
 
-    async def open_response(self, new: NewResponse) -> int:
+    async def open_response(self, new: NewResponse | NewChat) -> int:
         """Insert the row as ``processing`` with its first step; return ``created_at`` in Unix seconds.
 
-        Not idempotent: the id must be new.
+        Not idempotent: the id must be new. Of a call that is handed over, *new* is not queued and nothing is kept.
 
         Raises:
             IdempotencyKeyHeld: Another row holds the key; nothing was written.
@@ -72,6 +76,37 @@ class ResponseStore(Protocol):
 
         Raises:
             Conflict: It is still being worked on.
+        """
+
+
+class ConversationStore(Protocol):
+    """Stored responses with one another. Raises ``StoreUnavailable`` when PostgreSQL does not answer in time."""
+
+    async def read_conversation(self, response_id: UUID, owner: str) -> Conversation | None:
+        """The stored response and all that it goes on with, of the same owner; None if there is none for this owner.
+
+        Read back to its beginning, or to a response that is not there, or as far as ``conversation_turns``,
+        ``conversation_items`` and ``conversation_bytes`` allow; the response itself in any case. Log probabilities are
+        left out.
+
+        Raises:
+            Exception: Another release wrote a step that cannot be read.
+        """
+
+    async def find_turns(self, maker_ids: Sequence[UUID], owner: str) -> Conversation | None:
+        """The stored responses of this owner that are named, or have one of the steps named; None if there are none.
+
+        In no order, each once; those that go beyond ``conversation_items`` or ``conversation_bytes`` are left out, and
+        the gap says so. So are log probabilities.
+
+        Raises:
+            Exception: Another release wrote a step that cannot be read.
+        """
+
+    async def list_responses(self, wanted: WantedPage, owner: str) -> ResponsePage | None:
+        """A page of this owner's stored responses by the time of their creation, at the most of ``list_bytes``.
+
+        There is at least one if there are any behind ``wanted.after``; None if that is not one of this owner's.
         """
 
 

@@ -38,6 +38,7 @@ class PostgresQueue(Statements):
         values: dict[str, object] = {
             **identity_columns(queued.row),
             "store": queued.row.store,
+            "previous_response_id": queued.previous_id,
             "key_prefix": queued.key_prefix,
             "surface": queued.surface.value,
             "model": queued.route.model,

@@ -13,33 +13,35 @@ from dwctl_trio.domain.errors import Conflict, IdempotencyKeyHeld, LeaseLost
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.steps import Chain
-from dwctl_trio.ports import FinishedResponse, NewResponse, Progress, StoredResponse
-from dwctl_trio.postgres.row_columns import segment_columns, write_columns
+from dwctl_trio.ports import FinishedResponse, NewChat, NewResponse, Progress, StoredResponse
+from dwctl_trio.postgres.row_columns import segment_columns, stored_from_row, write_columns
 from dwctl_trio.postgres.statements import Statements
-from dwctl_trio.postgres.step_columns import error_from_text, error_text, opened_columns, step_from_row, text
+from dwctl_trio.postgres.step_columns import error_text, opened_columns, step_from_row, text
 from dwctl_trio.protocol.request_body import render_request
 from dwctl_trio.protocol.request_tools import render_tools
-from dwctl_trio.protocol.stored_request import read_request
 
 
 class PostgresResponses(Statements):
     """Keeps ``ports.ResponseStore``."""
 
-    async def open_response(self, new: NewResponse) -> int:
+    async def open_response(self, new: NewResponse | NewChat) -> int:
         """See ``ports.ResponseStore``."""
         request, key = new.request, new.idempotency
+        kept = new if isinstance(new, NewResponse) and request.store else None
         values: dict[str, object] = {
             "response_id": new.response_id,
             "owner": new.owner,
             "key_prefix": new.key_prefix,
+            "surface": new.surface.value,
             "model": request.model,
             "upstream": new.route.upstream,
             "upstream_model": new.route.upstream_model,
             "service_tier": request.service_tier.value,
             "stream": request.stream,
-            "store": request.store,
-            "request": text(render_request(request)) if request.store else None,
-            "tools": text(render_tools(new.tools)) if request.store and new.tools else None,
+            "store": new.row.store,
+            "previous_response_id": kept.previous_id if kept else None,
+            "request": text(render_request(kept.request)) if kept else None,
+            "tools": text(render_tools(kept.tools)) if kept and kept.tools else None,
             "idempotency_key": key.text if key else None,
             "idempotency_digest": key.body_digest if key else None,
             "daemon_id": self._daemon_id,
@@ -110,16 +112,7 @@ class PostgresResponses(Statements):
         row = await self._fetchrow("read_response", {"response_id": response_id, "owner": owner})
         if row is None:
             return None
-        asked = read_request(row["request"], row["tools"]) if row["request"] is not None else None
-        return StoredResponse(
-            response_id=row["id"],
-            state=RowState(row["state"]),
-            created_at=row["created_at"],
-            request=asked.request if asked is not None else None,
-            tools=asked.tools if asked is not None else (),
-            body=row["response"].encode() if row["response"] is not None else None,
-            error=error_from_text(row["error"]),
-        )
+        return stored_from_row(row)
 
     async def read_chain(self, response_id: UUID, owner: str) -> Chain:
         """See ``ports.ResponseStore``."""

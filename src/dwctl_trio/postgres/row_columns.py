@@ -1,10 +1,11 @@
-"""Rows, their ending and their events as the columns of statements, and back from what a claim returns."""
+"""Rows, their ending and their events as the columns of statements, and back from what is read or claimed."""
 
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from dwctl_trio.domain.claiming import Surface
+from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.ports import (
@@ -16,8 +17,9 @@ from dwctl_trio.ports import (
     EventSegment,
     NewResponse,
     ResponseRow,
+    StoredResponse,
 )
-from dwctl_trio.postgres.step_columns import ended_columns, metering_columns
+from dwctl_trio.postgres.step_columns import ended_columns, error_from_text, metering_columns
 from dwctl_trio.protocol.stored_request import read_request
 
 
@@ -99,3 +101,17 @@ def claimed_from_row(row: Any) -> Claimed:
         asked_chat, was_started = row["request"].encode(), row["was_started"]
         return ClaimedChat(row=identity, route=route, request=asked_chat, was_started=was_started, **known)
     return ClaimedUnreadable(row=identity, route=route, created_at=row["created_at"], **known)
+
+
+def stored_from_row(row: Any) -> StoredResponse:
+    """What GET shows of a row."""
+    asked = read_request(row["request"], row["tools"]) if row["request"] is not None else None
+    return StoredResponse(
+        response_id=row["id"],
+        state=RowState(row["state"]),
+        created_at=row["created_at"],
+        request=asked.request if asked is not None else None,
+        tools=asked.tools if asked is not None else (),
+        body=row["response"].encode() if row["response"] is not None else None,
+        error=error_from_text(row["error"]),
+    )

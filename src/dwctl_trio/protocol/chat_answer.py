@@ -1,17 +1,21 @@
-"""A chat completion handed over as its upstream gave it: whole, or chunk by chunk.
+"""An answer handed over as its upstream gave it: whole, or chunk by chunk.
 
-Rule 1: what is handed over is the upstream's own text, but for line breaks and for what is no JSON to others.
+Rule 1: what is handed over is the upstream's own text, but for line breaks, for what is no JSON to others, and for the
+model, which has the name that the client used.
 Rule 2: an error that the upstream reports is raised in our words and never handed over.
 Rule 3: the chunk with the usage is read always, and handed over to a client that asked for it.
 
-Source: OpenAI Chat Completions API reference, "The chat completion object" and "The chat completion chunk object".
+Source: OpenAI API reference, "The chat completion object", "The chat completion chunk object", "The completion object"
+and "The embedding object".
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
 from dwctl_trio.domain.chat import ChatRequest
+from dwctl_trio.domain.claiming import Surface
 from dwctl_trio.domain.errors import UpstreamError
 from dwctl_trio.domain.turn import UsageReported
 from dwctl_trio.domain.usage import Usage
@@ -23,8 +27,11 @@ ChatPart: TypeAlias = bytes | UsageReported
 """One chunk on one line, or the whole completion; or what the call has used."""
 
 
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
 class ChatAnswerReader(AnswerReader[ChatPart]):
-    """The parts of a chat completion out of its bytes.
+    """The parts of a chat completion, or of the completion of a text, out of its bytes.
 
     Args:
         request: What was asked; a stream whose upstream answers with one JSON document becomes a stream all the same.
@@ -47,11 +54,13 @@ class ChatAnswerReader(AnswerReader[ChatPart]):
     def _read_chunk(self, chunk: Chunk, data: bytes) -> None:
         self._admit_bytes(len(data))
         choices = chunk.choices or []
-        for choice in choices:
+        self._check_messages(choices)
+        text = _as_json(data)
+        text = _named(text, chunk.model, self._request.model)
+        for choice in choices:  # only now: a failure behind the finish would be none
             self._note_choice(choice)
         if chunk.usage is not None:
             self._usage = read_usage(chunk.usage) or self._usage
-        text = _as_json(data)
         if not self._request.stream:
             self._items.append(text)
         elif any(choice.message is not None for choice in choices):
@@ -63,6 +72,13 @@ class ChatAnswerReader(AnswerReader[ChatPart]):
             if self._is_finished:
                 self._report_usage()
                 self._is_over = True
+
+    def _check_messages(self, choices: Sequence[Choice]) -> None:
+        """Refuse a whole chat completion of which a choice has no message."""
+        has_message = [choice.message is not None for choice in choices]
+        is_whole = not self._request.stream and self._request.surface is Surface.CHAT
+        if (is_whole or any(has_message)) and not all(has_message):
+            raise UpstreamError("The model's server sent a completion without a message.")
 
     def _note_choice(self, choice: Choice) -> None:
         index = choice.index if type(choice.index) is int else 0
@@ -83,6 +99,61 @@ class ChatAnswerReader(AnswerReader[ChatPart]):
         if self._usage is not None:
             self._items.append(UsageReported(self._usage))
             self._usage = None
+
+
+class EmbeddingsReader(AnswerReader[ChatPart]):
+    """Embeddings out of their bytes, which come as one document.
+
+    Args:
+        model: The name that the client used.
+        answer_bytes_max: Bytes of the document.
+    """
+
+    def __init__(self, model: str, *, answer_bytes_max: int) -> None:
+        super().__init__(event_bytes_max=answer_bytes_max, answer_bytes_max=answer_bytes_max)
+        self._model = model
+        self._usage: Usage | None = None
+
+    def feed(self, data: bytes) -> list[ChatPart]:  # noqa: ARG002 - nothing of it is read
+        """See ``AnswerReader``."""
+        raise UpstreamError("The model's server streamed an answer that was not asked for as a stream.")
+
+    def _read_chunk(self, chunk: Chunk, data: bytes) -> None:
+        text = data if data.isascii() else _as_json(data)
+        members = _read_members(text)  # to decode a million numbers would take a while
+        if not bytes(members.get("data", b"")).lstrip().startswith(b"["):
+            raise UpstreamError("The model's server sent JSON that holds no embeddings.")
+        self._items.append(_named(text, chunk.model, self._model))
+        if isinstance(chunk.usage, dict):
+            self._usage = read_usage({"completion_tokens": 0, **chunk.usage})
+        self._is_finished = True
+
+    def _report_usage(self) -> None:
+        if self._usage is not None:
+            self._items.append(UsageReported(self._usage))
+            self._usage = None
+
+
+def _named(data: bytes, named: object, model: str) -> bytes:
+    """*data*, an object that has *named* for its model, with *model* instead; all other values stay as they are."""
+    if named is None or named == model:
+        return data
+    members = _read_members(data)
+    members["model"] = msgspec.Raw(json.encode(model))
+    return json.encode(members)
+
+
+def _read_members(data: bytes) -> dict[str, msgspec.Raw]:
+    """The members of the object *data*, each as it stands there.
+
+    Raises:
+        UpstreamError: It is no object, or no JSON to others.
+    """
+    try:
+        return _MEMBERS.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # and go on outside of this block: the exception holds the provider's text
+    raise UpstreamError("The model's server sent something that is not a JSON object.")
 
 
 def _as_json(data: bytes) -> bytes:

@@ -20,6 +20,7 @@ from dwctl_trio.domain.errors import UpstreamError, UpstreamRejected
 from dwctl_trio.domain.turn import FinishReason
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.protocol.json import clean_text
+from dwctl_trio.protocol.rejections import find_rejection
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -32,6 +33,7 @@ class Delta(msgspec.Struct, gc=False):
     reasoning_details: Any = None
     tool_calls: Any = None
     function_call: Any = None
+    annotations: Any = None
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -41,12 +43,14 @@ class Choice(msgspec.Struct, gc=False):
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: Any = None
+    logprobs: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
     """One event's data, or a whole answer."""
 
     choices: list[Choice] | None = None
+    model: Any = None
     usage: Any = None
     error: Any = None
     object: Any = None
@@ -128,8 +132,9 @@ def read_error(chunk: Chunk, *, is_error_event: bool) -> UpstreamRejected | None
     for name in (*names, chunk.code):
         status = _read_status(name)
         if status is not None:
-            return UpstreamRejected(f"The model's server reported an error (status {status}).", status=status)
-    return UpstreamRejected("The model's server reported an error.")
+            message = f"The model's server reported an error (status {status})."
+            return UpstreamRejected(message, status=status, rejection=find_rejection(error))
+    return UpstreamRejected("The model's server reported an error.", rejection=find_rejection(error))
 
 
 def read_finish_reason(value: object) -> FinishReason | None:
@@ -160,6 +165,7 @@ def read_usage(value: object) -> Usage | None:
         output_tokens=output_tokens,
         cached_tokens=_read_count(value.get("prompt_tokens_details"), "cached_tokens"),
         reasoning_tokens=_read_count(value.get("completion_tokens_details"), "reasoning_tokens"),
+        cache_write_tokens=_read_count(value.get("prompt_tokens_details"), "cache_write_tokens"),
     )
 
 
@@ -188,15 +194,11 @@ def read_reasoning(delta: Delta) -> list[str]:
     """The reasoning texts in *delta*; providers say the same under up to three names, which is then one text."""
     texts: list[str] = []
     details = delta.reasoning_details if isinstance(delta.reasoning_details, list) else []
-    detail_texts = [detail["text"] for detail in details if isinstance(detail, dict) and _is_text(detail.get("text"))]
-    for text in (delta.reasoning_content, delta.reasoning, "".join(detail_texts)):
+    told = [detail.get("text") or detail.get("summary") for detail in details if isinstance(detail, dict)]
+    for text in (delta.reasoning_content, delta.reasoning, "".join(text for text in told if isinstance(text, str))):
         if isinstance(text, str) and text and text not in texts:
             texts.append(text)
     return texts
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _read_count(counts: object, name: str) -> int | None:

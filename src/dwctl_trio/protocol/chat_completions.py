@@ -9,7 +9,10 @@ Source: OpenAI Chat Completions API reference, "Streaming"; observed: see ``chat
 from collections.abc import Set as AbstractSet
 from uuid import UUID
 
+import attrs
+
 from dwctl_trio.domain.turn import (
+    AnnotationFragment,
     Fragment,
     ReasoningFragment,
     RefusalFragment,
@@ -18,10 +21,12 @@ from dwctl_trio.domain.turn import (
     UsageReported,
 )
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.protocol.annotations import read_annotations
 from dwctl_trio.protocol.answer_reader import AnswerReader
 from dwctl_trio.protocol.chat_chunks import (
     Choice,
     Chunk,
+    Delta,
     read_finish_reason,
     read_reasoning,
     read_texts,
@@ -30,8 +35,22 @@ from dwctl_trio.protocol.chat_chunks import (
 from dwctl_trio.protocol.chat_request import DEFAULT_QUIRKS, Quirks, render_chat_request
 from dwctl_trio.protocol.chat_tool_calls import ToolCallAssembler
 from dwctl_trio.protocol.json import clean_text
+from dwctl_trio.protocol.logprobs import read_logprobs
 
-__all__ = ["DEFAULT_QUIRKS", "ChunkReassembler", "Quirks", "render_chat_request"]
+__all__ = ["DEFAULT_QUIRKS", "ChunkReassembler", "Quirks", "TurnBounds", "render_chat_request"]
+
+
+@attrs.frozen(kw_only=True)
+class TurnBounds:
+    """How much one model turn may bring."""
+
+    event_bytes: int
+    """Of one event."""
+    answer_bytes: int
+    """Of the answer's texts together, as UTF-8, with what was told of their tokens and of what they refer to."""
+    tool_calls: int
+    annotations: int
+    """More are left out."""
 
 
 class ChunkReassembler(AnswerReader[Fragment]):
@@ -39,27 +58,31 @@ class ChunkReassembler(AnswerReader[Fragment]):
 
     Args:
         step_id: The model step; call ids that the upstream leaves out are derived from it.
-        event_bytes_max: Bytes of one event.
-        answer_bytes_max: Bytes of the answer's texts together, as UTF-8.
-        tool_calls_max: Tool calls in the turn.
+        bounds: How much of it there may be.
         custom_tools: Names of the tools that take text instead of JSON.
+        wants_logprobs: Whether log probabilities are read.
     """
 
     def __init__(
         self,
         step_id: UUID,
         *,
-        event_bytes_max: int,
-        answer_bytes_max: int,
-        tool_calls_max: int,
+        bounds: TurnBounds,
         custom_tools: AbstractSet[str] = frozenset(),
+        wants_logprobs: bool = False,
     ) -> None:
-        super().__init__(event_bytes_max=event_bytes_max, answer_bytes_max=answer_bytes_max)
+        super().__init__(event_bytes_max=bounds.event_bytes, answer_bytes_max=bounds.answer_bytes)
         self._tool_calls = ToolCallAssembler(
-            step_id=step_id, calls_max=tool_calls_max, admit=self._admit, custom_tools=custom_tools
+            step_id=step_id, calls_max=bounds.tool_calls, admit=self._admit, custom_tools=custom_tools
         )
         self._usage: Usage | None = None
         """The latest seen, until it is reported."""
+        self._wants_logprobs = wants_logprobs
+        self._logprobs: list[bytes] = []
+        """Of tokens whose text is still to come."""
+        self._annotations_max = bounds.annotations
+        self._annotations: set[bytes] = set()
+        """All so far: some upstreams send them again with every chunk."""
 
     def _read_chunk(self, chunk: Chunk, data: bytes) -> None:  # noqa: ARG002 - of the answer only the values count
         for choice in chunk.choices or ():
@@ -74,11 +97,15 @@ class ChunkReassembler(AnswerReader[Fragment]):
             if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
                 self._items += [ReasoningFragment(self._admit(text)) for text in read_reasoning(delta)]
             content = delta.content
-            if type(content) is str:  # the hot path
+            if self._wants_logprobs:
+                self._read_text(delta, choice.logprobs)
+            elif type(content) is str:  # the hot path
                 if content:
                     self._items.append(TextFragment(self._admit(content)))
             elif content is not None:
                 self._items += [TextFragment(self._admit(text)) for text in read_texts(content) if text]
+            if delta.annotations:
+                self._read_annotations(delta.annotations)
             if delta.refusal is not None:
                 self._items += [RefusalFragment(self._admit(text)) for text in read_texts(delta.refusal) if text]
             if delta.tool_calls is not None:
@@ -87,6 +114,25 @@ class ChunkReassembler(AnswerReader[Fragment]):
                 self._items += self._tool_calls.feed_legacy(delta.function_call)
         if choice.finish_reason is not None:
             self._read_finish(choice.finish_reason)
+
+    def _read_text(self, delta: Delta, logprobs: object) -> None:
+        """The text of *delta* with the log probabilities of its tokens; those of other content are left out."""
+        told = read_logprobs(logprobs)
+        self._admit_bytes(sum(map(len, told)))
+        self._logprobs += told
+        for text in read_texts(delta.content):
+            if text:
+                self._items.append(TextFragment(self._admit(text), tuple(self._logprobs)))
+                self._logprobs.clear()
+        if delta.tool_calls or delta.refusal or delta.reasoning or delta.reasoning_content:
+            self._logprobs.clear()
+
+    def _read_annotations(self, value: object) -> None:
+        for annotation in read_annotations(value):
+            if annotation not in self._annotations and len(self._annotations) < self._annotations_max:
+                self._admit_bytes(len(annotation))
+                self._annotations.add(annotation)
+                self._items.append(AnnotationFragment(annotation))
 
     def _read_finish(self, value: object) -> None:
         reason = read_finish_reason(value)

@@ -2,18 +2,22 @@
 
 Rule 1: what one model turn said and called is one assistant message, as far as we know what one turn was.
 Rule 2: right after it comes exactly one tool message for each of its calls, in their order, wherever the outputs stood.
-Rule 3: a call without an output was cut short and is left out; reasoning is, too: chat completions has no place for it.
+Rule 3: a call without an output was cut short and is left out.
+Rule 4: images and files that tools gave back follow the tool messages of their turn, for those hold text only.
+Rule 5: reasoning goes with what its turn said and called, to upstreams that have a field for it; others get none.
 
 Source: OpenAI Chat Completions API reference, "Create chat completion", ``messages``.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias, assert_never
+from typing import Any, Final, assert_never
+from uuid import UUID
 
 import attrs
 import msgspec
 
+from dwctl_trio.domain import ids
 from dwctl_trio.domain.items import (
     CustomToolCall,
     FunctionCall,
@@ -24,17 +28,25 @@ from dwctl_trio.domain.items import (
     Reasoning,
     RefusalPart,
     ToolCallItem,
+    full_name,
 )
-from dwctl_trio.domain.request import CustomToolCallOutput, FunctionCallOutput, InputItem, InputMessage, Role
+from dwctl_trio.domain.request import (
+    CallOutput,
+    CustomToolCallOutput,
+    FunctionCallOutput,
+    InputItem,
+    InputMessage,
+    InputReasoning,
+    ItemReference,
+    Role,
+)
 from dwctl_trio.protocol import json
+from dwctl_trio.protocol.chat_parts import ChatContent, output_text, render_attachments, render_content
 
 INPUT_NAME: Final = "input"
 """Of the one argument that a custom tool has, seen as a function."""
 
-_Content: TypeAlias = str | list[dict[str, str]]
-
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9a-f]+")
 _UNNAMABLE = re.compile(r"[^A-Za-z0-9_-]")
 """A model may call what nobody could have offered; an upstream would refuse its name."""
 _NAME_CHARACTERS_MAX = 128
@@ -42,7 +54,12 @@ _NOT_RUN = "The tool was not run, or was broken off before it had ended."
 
 
 def render_history(
-    items: Sequence[InputItem], output: Sequence[OutputItem], *, developer_role: bool
+    items: Sequence[InputItem],
+    output: Sequence[OutputItem],
+    *,
+    developer_role: bool,
+    reasoning_field: str | None = None,
+    reasoning_context: str | None = None,
 ) -> list[dict[str, Any]]:
     """The messages of a conversation.
 
@@ -50,21 +67,28 @@ def render_history(
         items: The request's input, oldest first.
         output: What the response has come to so far.
         developer_role: Whether the upstream knows the role ``developer``; it gets ``system`` otherwise.
+        reasoning_field: What the upstream calls the reasoning of an assistant message; None: it takes none.
+        reasoning_context: Whose reasoning it is shown: ``current_turn`` is what came after the last message of the
+            user, anything else is all.
     """
-    history = _History()
+    history = _History(reasoning_field)
     conversation: list[InputItem | OutputItem] = [*items, *output]
     answers = _match_outputs(conversation)
+    shows_from = _last_question(conversation) if reasoning_context == "current_turn" else 0
     for place, item in enumerate(conversation):
         match item:
             case InputMessage(role=Role.ASSISTANT):
-                history.say(_content(item), turn=None)
+                history.say(render_content(item.content), turn=_turn_of(item.id))
             case InputMessage():
                 is_renamed = item.role is Role.DEVELOPER and not developer_role
-                history.add(Role.SYSTEM if is_renamed else item.role, _content(item))
+                history.add(Role.SYSTEM if is_renamed else item.role, render_content(item.content))
             case Message():
                 history.say(_text(item), turn=_turn_of(item.id))
-            case Reasoning():
-                pass
+            case Reasoning() | InputReasoning():
+                if place >= shows_from:
+                    history.think(_thoughts(item), turn=_turn_of(item.id))
+            case ItemReference():
+                raise AssertionError("references are resolved before a model is called")
             case FunctionCallOutput() | CustomToolCallOutput():
                 history.end_calls()
             case FunctionCall() | CustomToolCall() | McpCall():
@@ -81,44 +105,73 @@ def render_history(
 class _AssistantMessage:
     """What one turn said and called, as far as it is known."""
 
-    content: _Content | None = None
-    turn: str | None = None
-    calls: dict[str, tuple[dict[str, Any], str]] = attrs.field(factory=dict)
+    content: ChatContent | None = None
+    reasoning: str = ""
+    turn: UUID | None = None
+    calls: dict[str, tuple[dict[str, Any], CallOutput]] = attrs.field(factory=dict)
     """Each call with its answer, by call id."""
+
+    def may_be_of(self, turn: UUID | None) -> bool:
+        """Whether nothing says that what is of *turn* belongs elsewhere."""
+        return self.turn is None or turn is None or self.turn == turn
+
+    def takes(self, turn: UUID | None) -> bool:
+        """Whether what is said in *turn* goes on here: after words and calls, only what is known to."""
+        if self.content is None and not self.calls:
+            return self.may_be_of(turn)
+        return turn is not None and self.turn == turn
 
 
 class _History:
     """Messages in the making; the last one from the assistant may still grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, reasoning_field: str | None) -> None:
         self.messages: list[dict[str, Any]] = []
+        self._reasoning_field = reasoning_field
         self._open: _AssistantMessage | None = None
 
-    def add(self, role: Role, content: _Content) -> None:
+    def add(self, role: Role, content: ChatContent) -> None:
         """Somebody else speaks."""
         self.close()
         self.messages.append({"role": role.value, "content": content})
 
-    def say(self, content: _Content, *, turn: str | None) -> None:
+    def think(self, thoughts: str, *, turn: UUID | None) -> None:
+        """The assistant thinks: before it speaks, unless it is known to go on with the same turn."""
+        if self._reasoning_field is None or not thoughts:
+            return
+        current = self._open
+        if current is None or not current.takes(turn):
+            current = self._begin()
+        current.turn = current.turn or turn
+        current.reasoning = "\n\n".join(text for text in (current.reasoning, thoughts) if text)
+
+    def say(self, content: ChatContent, *, turn: UUID | None) -> None:
         """The assistant speaks: in a message of its own, unless it is known to be of the same turn."""
         current = self._open
-        if current is not None and turn is not None and current.turn == turn and not isinstance(current.content, list):
-            assert isinstance(content, str), "only what a client sent has parts"
-            current.content = (current.content or "") + content
-            return
-        self.close()
-        self._open = _AssistantMessage(content=content, turn=turn)
+        if current is None or not current.takes(turn):
+            current = self._begin()
+        current.turn = current.turn or turn
+        if current.content is None:
+            current.content = content
+        elif isinstance(current.content, str) and isinstance(content, str):
+            current.content += content
+        else:
+            current = self._begin()
+            current.content, current.turn = content, turn
 
-    def call(self, call: ToolCallItem, answer: str) -> None:
+    def call(self, call: ToolCallItem, answer: CallOutput) -> None:
         """The assistant calls: in the message that is open, unless that is known to be of another turn."""
         turn, current = _turn_of(call.id), self._open
-        is_other = current is not None and None not in (current.turn, turn) and current.turn != turn
         # A model's call ids may be the same in the next turn.
-        if current is None or is_other or call.call_id in current.calls:
-            self.close()
-            current = self._open = _AssistantMessage()
+        if current is None or not current.may_be_of(turn) or call.call_id in current.calls:
+            current = self._begin()
         current.turn = current.turn or turn
         current.calls[call.call_id] = (_tool_call(call), answer)
+
+    def _begin(self) -> _AssistantMessage:
+        self.close()
+        self._open = _AssistantMessage()
+        return self._open
 
     def end_calls(self) -> None:
         """Outputs were given: what is called from here on is another turn's."""
@@ -130,20 +183,40 @@ class _History:
         current, self._open = self._open, None
         if current is None:
             return
+        said: dict[str, Any] = {"role": "assistant", "content": current.content}
+        if current.reasoning:
+            assert self._reasoning_field is not None, "other upstreams are not shown any"
+            said[self._reasoning_field] = current.reasoning
         if not current.calls:
-            if current.content is not None and (current.content or current.turn is None):
-                self.messages.append({"role": "assistant", "content": current.content})
+            if current.reasoning or current.content or (current.content is not None and current.turn is None):
+                self.messages.append(said | {"content": current.content or ""})
             return
         calls = [call for call, _ in current.calls.values()]
-        self.messages.append({"role": "assistant", "content": current.content or None, "tool_calls": calls})
+        self.messages.append(said | {"content": current.content or None, "tool_calls": calls})
         for call_id, (_, answer) in current.calls.items():
-            self.messages.append({"role": "tool", "tool_call_id": call_id, "content": answer})
+            self.messages.append({"role": "tool", "tool_call_id": call_id, "content": output_text(answer)})
+        attached = render_attachments((call_id, answer) for call_id, (_, answer) in current.calls.items())
+        if attached:
+            self.messages.append({"role": "user", "content": attached})
 
 
-def _match_outputs(conversation: Sequence[InputItem | OutputItem]) -> dict[int, str]:
+def _last_question(conversation: Sequence[InputItem | OutputItem]) -> int:
+    """The place of the last message of the user."""
+    places = [at for at, item in enumerate(conversation) if isinstance(item, InputMessage) and item.role is Role.USER]
+    return places[-1] if places else 0
+
+
+def _thoughts(item: Reasoning | InputReasoning) -> str:
+    """The reasoning itself, or what is told of it."""
+    if isinstance(item, Reasoning):
+        return "\n\n".join(part.text for part in item.content)
+    return "\n\n".join(item.content or item.summary)
+
+
+def _match_outputs(conversation: Sequence[InputItem | OutputItem]) -> dict[int, CallOutput]:
     """The outputs by the places of the calls that they answer."""
     waiting: dict[str, int] = {}
-    answers: dict[int, str] = {}
+    answers: dict[int, CallOutput] = {}
     for place, item in enumerate(conversation):
         match item:
             case FunctionCall() | CustomToolCall():
@@ -164,7 +237,8 @@ def _outcome(call: McpCall) -> str:
 
 
 def _tool_call(call: ToolCallItem) -> dict[str, Any]:
-    function = {"name": _UNNAMABLE.sub("_", call.name)[:_NAME_CHARACTERS_MAX], "arguments": _arguments(call)}
+    name = call.name if isinstance(call, McpCall) else full_name(call.namespace, call.name)
+    function = {"name": _UNNAMABLE.sub("_", name)[:_NAME_CHARACTERS_MAX], "arguments": _arguments(call)}
     return {"id": call.call_id, "type": "function", "function": function}
 
 
@@ -186,20 +260,10 @@ def _is_object(text: str) -> bool:
     return True
 
 
-def _turn_of(item_id: str) -> str | None:
-    """What the ids of a turn's items have in common, if they are made as ours are (``domain/ids.py``)."""
-    found = _ITEM_ID.fullmatch(item_id)
-    return found[1] if found else None
+def _turn_of(item_id: str | None) -> UUID | None:
+    """What the ids of a turn's items have in common, if they are made as ours are; OpenAI's have nothing."""
+    return ids.parse_item_id(item_id or "")
 
 
 def _text(message: Message) -> str:
     return "".join(part.refusal if isinstance(part, RefusalPart) else part.text for part in message.content)
-
-
-def _content(message: InputMessage) -> _Content:
-    """The message's parts in order; an earlier refusal is text too, which every engine's template understands."""
-    if not message.content:
-        return ""
-    if len(message.content) == 1:
-        return message.content[0].text
-    return [{"type": "text", "text": part.text} for part in message.content]

@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from dwctl_trio.domain.items import CallKind, OutputItem
-from dwctl_trio.domain.request import JsonObject, JsonSchema, PlainText, ResponseRequest, TextFormat
+from dwctl_trio.domain.request import JsonObject, JsonSchema, PlainText, ReasoningOptions, ResponseRequest, TextFormat
 from dwctl_trio.domain.tools import ChoiceMode, OfferedTool
 from dwctl_trio.domain.transitions import TurnPlan
 from dwctl_trio.protocol import json
@@ -41,6 +41,12 @@ class Quirks:
     """False: the upstream does not know the role ``developer``; it gets ``system``."""
     stream_usage: bool = True
     """False: the upstream refuses ``stream_options``; usage is then what it volunteers."""
+    named_tool_choice: bool = True
+    """False: the upstream cannot be told which tool to call; it is offered that one only, and must call one."""
+    reasoning_history: str | None = None
+    """What the upstream calls the reasoning of an earlier turn; None: it takes none back."""
+    efforts: tuple[tuple[str, str], ...] = ()
+    """Pairs of a ``reasoning_effort`` of OpenAI's and the upstream's own word, as in ``("xhigh", "high")``."""
 
 
 DEFAULT_QUIRKS = Quirks()
@@ -62,7 +68,14 @@ def render_chat_request(
     Returns:
         UTF-8 JSON on one line.
     """
-    messages = render_history(request.input, output, developer_role=quirks.developer_role)
+    reasoning = request.reasoning or ReasoningOptions()
+    messages = render_history(
+        request.input,
+        output,
+        developer_role=quirks.developer_role,
+        reasoning_field=quirks.reasoning_history,
+        reasoning_context=reasoning.context,
+    )
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
     body: dict[str, Any] = {"model": upstream_model, "messages": messages, "stream": True}
@@ -77,11 +90,13 @@ def render_chat_request(
         "max_tokens": plan.max_output_tokens,
         "response_format": _response_format(request.text_format),
         "verbosity": request.verbosity,
-        "reasoning_effort": request.reasoning.effort if request.reasoning else None,
+        "reasoning_effort": dict(quirks.efforts).get(reasoning.effort or "", reasoning.effort),
         "user": request.user,
+        "logprobs": request.asks_logprobs or None,
+        "top_logprobs": request.top_logprobs or None,
     }
     body |= {name: value for name, value in options.items() if value is not None}
-    body |= _tools(plan, parallel=request.parallel_tool_calls)
+    body |= _tools(plan, parallel=request.parallel_tool_calls, can_name=quirks.named_tool_choice)
     return json.encode(apply_quirks(body, quirks))
 
 
@@ -93,12 +108,14 @@ def apply_quirks(body: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in body.items() if name not in quirks.drop}
 
 
-def _tools(plan: TurnPlan, *, parallel: bool) -> dict[str, Any]:
+def _tools(plan: TurnPlan, *, parallel: bool, can_name: bool) -> dict[str, Any]:
     """The fields about tools; none of them without any tool, for upstreams refuse that."""
-    if not plan.tools:
+    tools, choice = plan.tools, plan.tool_choice
+    if not tools:
         return {}
-    fields: dict[str, Any] = {"tools": [{"type": "function", "function": _function(tool)} for tool in plan.tools]}
-    choice = plan.tool_choice
+    if choice.name is not None and not can_name:
+        tools, choice = tuple(tool for tool in tools if tool.name == choice.name), attrs.evolve(choice, name=None)
+    fields: dict[str, Any] = {"tools": [{"type": "function", "function": _function(tool)} for tool in tools]}
     if choice.name is not None:
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     elif choice.mode is not ChoiceMode.AUTO:  # which is what upstreams do by themselves
@@ -110,11 +127,11 @@ def _tools(plan: TurnPlan, *, parallel: bool) -> dict[str, Any]:
 
 def _function(tool: OfferedTool) -> dict[str, Any]:
     """*tool* as a function; a custom one takes its text as the only argument."""
+    texts = [tool.namespace.description if tool.namespace else None, tool.description, _format_advice(tool.format)]
+    description = "\n\n".join(text for text in texts if text)
     if tool.kind is CallKind.CUSTOM:
-        description = "\n\n".join(text for text in (tool.description, _format_advice(tool.format)) if text)
         parameters: object = _CUSTOM_PARAMETERS
     else:
-        description = tool.description or ""
         parameters = _ANY_PARAMETERS if tool.parameters is None else msgspec.Raw(tool.parameters)
     function: dict[str, Any] = {"name": tool.name}
     if description:
@@ -143,8 +160,7 @@ def _response_format(text_format: TextFormat) -> dict[str, Any] | None:
             schema: dict[str, Any] = {"name": text_format.name, "schema": msgspec.Raw(text_format.schema)}
             if text_format.description is not None:
                 schema["description"] = text_format.description
-            if text_format.strict is not None:
-                schema["strict"] = text_format.strict
+            schema["strict"] = text_format.strict
             return {"type": "json_schema", "json_schema": schema}
         case _ as never:
             assert_never(never)

@@ -8,6 +8,7 @@ import math
 import attrs
 import msgspec
 
+from dwctl_trio.domain.claiming import Surface
 from dwctl_trio.domain.errors import (
     AuthenticationFailed,
     Conflict,
@@ -18,9 +19,12 @@ from dwctl_trio.domain.errors import (
 )
 from dwctl_trio.domain.failures import Failure, describe_failure
 from dwctl_trio.domain.idempotency import IDEMPOTENCY_KEY
-from dwctl_trio.domain.response import ErrorCode, ErrorType
+from dwctl_trio.domain.rejections import input_param
+from dwctl_trio.domain.response import IMAGE_CODES, ErrorCode, ErrorType
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.sse import encode_frame
+
+_ABOUT_INPUT = frozenset({ErrorType.CONTEXT_LENGTH_EXCEEDED, ErrorType.CONTENT_POLICY_VIOLATION})
 
 
 @attrs.frozen(kw_only=True)
@@ -84,14 +88,18 @@ def http_error(error: Exception) -> HttpError:
             return failure_error(describe_failure(error))
 
 
-def failure_error(failure: Failure) -> HttpError:
-    """The answer that *failure* is while there is no output to hand over."""
+def failure_error(failure: Failure, surface: Surface = Surface.RESPONSES) -> HttpError:
+    """The answer that *failure* is while there is no output to hand over, to a client that used *surface*."""
     error, status = failure.error, failure.http_status
+    is_about_input = error.type in _ABOUT_INPUT or error.code in IMAGE_CODES
     if error.code is ErrorCode.RATE_LIMIT_EXCEEDED:
         kind, code = "rate_limit_error", "rate_limit_exceeded"
     elif status < 500:  # noqa: PLR2004 - the class of client errors
         kind, code = "invalid_request_error", "model_not_found" if status == 404 else error.code.value  # noqa: PLR2004
+        if error.type is ErrorType.CONTEXT_LENGTH_EXCEEDED:
+            code = error.type.value  # OpenAI's over HTTP, though no response may have it
     else:
         kind, code = "server_error", error.type.value if error.type is ErrorType.UPSTREAM_ERROR else error.code.value
-    body = error_body(error.message, kind, code=code)
+    param = failure.param or (input_param(surface) if is_about_input else None)
+    body = error_body(error.message, kind, param=param, code=code)
     return HttpError(status=status, body=body, retry_after_s=failure.retry_after_s, is_final=failure.is_final)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ArgumentsDone,
     ContentDelta,
@@ -28,7 +29,9 @@ from dwctl_trio.domain.events import (
 )
 from dwctl_trio.domain.items import CallKind, ToolCallItem
 from dwctl_trio.domain.told import ToldEvent
+from dwctl_trio.protocol.annotations import parse_annotation
 from dwctl_trio.protocol.event_stream import (
+    ANNOTATION_TYPE,
     ARGUMENTS_TYPES,
     DELTA_TYPES,
     DONE_TYPES,
@@ -36,6 +39,7 @@ from dwctl_trio.protocol.event_stream import (
     SNAPSHOT_TYPES,
     SUB_AGENT_TYPE,
 )
+from dwctl_trio.protocol.logprobs import parse_logprobs
 from dwctl_trio.protocol.output_items import parse_item, parse_part
 from dwctl_trio.protocol.sse import SseDecoder
 
@@ -114,10 +118,16 @@ class EventReader:
     def _read_inside(self, fields: Mapping[str, Any]) -> ItemEvent:
         kind, index = fields["type"], fields["output_index"]
         if kind in _DELTAS:
-            return ContentDelta(_DELTAS[kind], index, fields["item_id"], fields["content_index"], fields["delta"])
+            logprobs = parse_logprobs(fields["logprobs"]) if fields.get("logprobs") else ()
+            place, delta = fields["content_index"], fields["delta"]
+            return ContentDelta(_DELTAS[kind], index, fields["item_id"], place, delta, logprobs)
         if kind in _DONES:
             text = fields["refusal"] if kind == "response.refusal.done" else fields["text"]
-            return ContentDone(_DONES[kind], index, fields["item_id"], fields["content_index"], text)
+            logprobs = parse_logprobs(fields.get("logprobs"))
+            return ContentDone(_DONES[kind], index, fields["item_id"], fields["content_index"], text, logprobs)
+        if kind == ANNOTATION_TYPE:
+            annotation, place = parse_annotation(fields["annotation"]), fields["content_index"]
+            return AnnotationAdded(index, fields["item_id"], place, fields["annotation_index"], annotation)
         if kind in _MCP_CALLS:
             return _MCP_CALLS[kind](index, fields["item_id"])
         match kind.rpartition("."):

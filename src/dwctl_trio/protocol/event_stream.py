@@ -10,7 +10,10 @@ Source: OpenAI Responses API reference, "Streaming events"; WHATWG HTML, "Server
 from collections.abc import Iterable, Mapping
 from typing import Final, assert_never
 
+import msgspec
+
 from dwctl_trio.domain.events import (
+    AnnotationAdded,
     ArgumentsDelta,
     ArgumentsDone,
     ContentDelta,
@@ -35,6 +38,7 @@ from dwctl_trio.domain.events import (
 )
 from dwctl_trio.domain.items import CallKind
 from dwctl_trio.protocol import json
+from dwctl_trio.protocol.logprobs import render_event_logprobs
 from dwctl_trio.protocol.output_items import render_item, render_part
 from dwctl_trio.protocol.response_object import render_response
 from dwctl_trio.protocol.sse import encode_frame
@@ -49,6 +53,7 @@ DONE_TYPES: Final = {
     ContentKind.REFUSAL: "response.refusal.done",
     ContentKind.REASONING: "response.reasoning_text.done",
 }
+ANNOTATION_TYPE: Final = "response.output_text.annotation.added"
 ARGUMENTS_TYPES: Final = {
     CallKind.FUNCTION: "response.function_call_arguments",
     CallKind.CUSTOM: "response.custom_tool_call_input",
@@ -83,7 +88,7 @@ class EventEncoder:
         """The frames of *events*, numbered from *first_sequence_number* on, in one buffer."""
         frames = []
         for number, event in enumerate(events, first_sequence_number):
-            if type(event) is ContentDelta:
+            if type(event) is ContentDelta and not event.logprobs:
                 frames.append(self._encode_delta(number, event))
             else:
                 kind, fields = render_event(event)
@@ -122,10 +127,13 @@ def render_event(event: Event) -> tuple[str, dict[str, object]]:
         case ContentPartDone(index, item_id, content_index, part):
             return "response.content_part.done", _place(index, item_id, content_index) | {"part": render_part(part)}
         case ContentDelta(kind, index, item_id, content_index, delta):
-            return DELTA_TYPES[kind], _place(index, item_id, content_index) | {"delta": delta} | _logprobs(kind)
+            return DELTA_TYPES[kind], _place(index, item_id, content_index) | {"delta": delta} | _logprobs(event)
+        case AnnotationAdded(index, item_id, content_index, annotation_index, annotation):
+            added = {"annotation_index": annotation_index, "annotation": msgspec.Raw(annotation)}
+            return ANNOTATION_TYPE, _place(index, item_id, content_index) | added
         case ContentDone(kind, index, item_id, content_index, text):
             name = "refusal" if kind is ContentKind.REFUSAL else "text"
-            return DONE_TYPES[kind], _place(index, item_id, content_index) | {name: text} | _logprobs(kind)
+            return DONE_TYPES[kind], _place(index, item_id, content_index) | {name: text} | _logprobs(event)
         case ArgumentsDelta(call_kind, index, item_id, delta):
             return f"{ARGUMENTS_TYPES[call_kind]}.delta", _item_place(index, item_id) | {"delta": delta}
         case ArgumentsDone(call_kind, index, item_id, name, arguments):
@@ -166,6 +174,6 @@ def _place(output_index: int, item_id: str, content_index: int) -> dict[str, obj
     return {"item_id": item_id, "output_index": output_index, "content_index": content_index}
 
 
-def _logprobs(kind: ContentKind) -> dict[str, object]:
+def _logprobs(event: ContentDelta | ContentDone) -> dict[str, object]:
     """The SDK's types require the field on text, and only there."""
-    return {"logprobs": []} if kind is ContentKind.TEXT else {}
+    return {"logprobs": render_event_logprobs(event.logprobs)} if event.kind is ContentKind.TEXT else {}

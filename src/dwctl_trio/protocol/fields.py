@@ -5,6 +5,7 @@ Rule 2: nothing is coerced: ``"1"`` is not a number and ``1`` is not a boolean.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from dwctl_trio.domain.errors import InvalidRequest
@@ -115,6 +116,14 @@ class Fields:
                 code="string_above_max_length",
             )
         return value
+
+    def filled(self, name: str, *, length_max: int | None = None) -> str:
+        """A string that must be there, and not be empty; of at most *length_max* characters."""
+        text = self.require(name, partial(self.text, length_max=length_max))
+        if not text:
+            path = self.path(name)
+            raise InvalidRequest(f"Invalid '{path}': it must not be empty.", param=path)
+        return text
 
     def choice(self, name: str, allowed: Collection[str]) -> str | None:
         """A string out of *allowed*."""

@@ -22,6 +22,8 @@ from dwctl_trio.domain.items import (
     RefusalPart,
     TextPart,
 )
+from dwctl_trio.protocol.annotations import parse_annotations, render_annotations
+from dwctl_trio.protocol.logprobs import parse_logprobs, render_logprobs
 
 SERVER_LABEL: Final = "dwctl"
 """What the server's own tools go by where OpenAI has the label of an MCP server."""
@@ -41,12 +43,12 @@ def render_item(item: OutputItem) -> dict[str, object]:
         case FunctionCall():
             return {
                 "id": item.id, "type": "function_call", "status": item.status.value, "call_id": item.call_id,
-                "name": item.name, "arguments": item.arguments,
+                "name": item.name, "arguments": item.arguments, **_namespace(item),
             }  # fmt: skip
         case CustomToolCall():
             return {
                 "id": item.id, "type": "custom_tool_call", "status": item.status.value, "call_id": item.call_id,
-                "name": item.name, "input": item.arguments,
+                "name": item.name, "input": item.arguments, **_namespace(item),
             }  # fmt: skip
         case McpCall():
             return {
@@ -58,11 +60,18 @@ def render_item(item: OutputItem) -> dict[str, object]:
             assert_never(never)
 
 
+def _namespace(call: FunctionCall | CustomToolCall) -> dict[str, object]:
+    return {} if call.namespace is None else {"namespace": call.namespace}
+
+
 def render_part(part: ContentPart) -> dict[str, object]:
     """One part of a message or of reasoning."""
     match part:
-        case TextPart(text=text):
-            return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        case TextPart(text=text, annotations=annotations, logprobs=logprobs):
+            return {
+                "type": "output_text", "text": text,
+                "annotations": render_annotations(annotations), "logprobs": render_logprobs(logprobs),
+            }  # fmt: skip
         case RefusalPart(refusal=refusal):
             return {"type": "refusal", "refusal": refusal}
         case ReasoningPart(text=text):
@@ -95,11 +104,23 @@ def parse_item(rendered: Mapping[str, Any]) -> OutputItem:
             thoughts = tuple(ReasoningPart(text=part["text"]) for part in rendered["content"])
             return Reasoning(id=item_id, status=status, content=thoughts)
         case "function_call":
-            call_id, arguments = rendered["call_id"], rendered["arguments"]
-            return FunctionCall(id=item_id, status=status, call_id=call_id, name=rendered["name"], arguments=arguments)
+            return FunctionCall(
+                id=item_id,
+                status=status,
+                call_id=rendered["call_id"],
+                name=rendered["name"],
+                arguments=rendered["arguments"],
+                namespace=rendered.get("namespace"),
+            )
         case "custom_tool_call":
-            call_id, text = rendered["call_id"], rendered["input"]
-            return CustomToolCall(id=item_id, status=status, call_id=call_id, name=rendered["name"], arguments=text)
+            return CustomToolCall(
+                id=item_id,
+                status=status,
+                call_id=rendered["call_id"],
+                name=rendered["name"],
+                arguments=rendered["input"],
+                namespace=rendered.get("namespace"),
+            )
         case "mcp_call":
             error = rendered["error"]
             return McpCall(
@@ -119,7 +140,11 @@ def parse_part(rendered: Mapping[str, Any]) -> ContentPart:
     """The part that ``render_part`` wrote."""
     match rendered["type"]:
         case "output_text":
-            return TextPart(text=rendered["text"])
+            return TextPart(
+                text=rendered["text"],
+                annotations=parse_annotations(rendered.get("annotations")),
+                logprobs=parse_logprobs(rendered.get("logprobs")),
+            )
         case "refusal":
             return RefusalPart(refusal=rendered["refusal"])
         case "reasoning_text":

@@ -5,8 +5,8 @@ Rule: every field that OpenAI documents for a response is always present, null w
 Source: OpenAI Responses API reference, "The response object"; Open Responses specification, required fields.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from dwctl_trio.domain import ids
 from dwctl_trio.domain.items import McpCall, OutputItem
@@ -17,7 +17,10 @@ from dwctl_trio.domain.usage import Usage
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.offered_tools import echo_tools, render_choice
 from dwctl_trio.protocol.output_items import parse_items, render_item
-from dwctl_trio.protocol.request_body import render_reasoning, render_text
+from dwctl_trio.protocol.request_options import render_cache_options, render_reasoning, render_text
+
+LOGPROBS_APART: Final = "token_logprobs"
+"""Of a stored turn; ``turn_size.sql`` and ``turn_rows.sql`` cut it off."""
 
 
 def render_response(response: Response) -> dict[str, object]:
@@ -40,8 +43,10 @@ def render_response(response: Response) -> dict[str, object]:
         "model": request.model,
         "output": [render_item(item) for item in response.output],
         "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": None,
+        "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
+        "prompt_cache_options": render_cache_options(request.prompt_cache_options),
+        "prompt_cache_retention": request.prompt_cache_retention,
         "reasoning": render_reasoning(request.reasoning) or {"effort": None, "summary": None},
         "safety_identifier": request.safety_identifier,
         "service_tier": "flex" if request.service_tier is ServiceTier.FLEX else "default",
@@ -50,7 +55,7 @@ def render_response(response: Response) -> dict[str, object]:
         "text": render_text(request),
         "tool_choice": render_choice(request.tool_choice, response.tools or request.tools or ()),
         "tools": echo_tools(response.tools),
-        "top_logprobs": 0,
+        "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "presence_penalty": request.presence_penalty or 0.0,
         "frequency_penalty": request.frequency_penalty or 0.0,
@@ -58,6 +63,10 @@ def render_response(response: Response) -> dict[str, object]:
         "usage": render_usage(response.usage),
         "user": request.user,
         "metadata": dict(request.metadata),
+        # Nobody can ask for these here, and the request that tries is refused.
+        "conversation": None,
+        "moderation": None,
+        "prompt": None,
     }
 
 
@@ -72,7 +81,10 @@ def render_usage(usage: Usage | None) -> dict[str, object] | None:
         return None
     return {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens or 0,
+            "cache_write_tokens": usage.cache_write_tokens or 0,
+        },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
         "total_tokens": usage.total_tokens,
@@ -85,26 +97,45 @@ def render_error(error: ResponseError | None) -> dict[str, object] | None:
 
 
 def render_turn(turn: ModelTurn) -> dict[str, object]:
-    """A model turn as the step's row keeps it: with the model's ids of the server's calls, too."""
+    """A model turn as the step's row keeps it: with the model's ids of the server's calls, too.
+
+    Log probabilities come last, and apart, so that who needs none can cut them off unread.
+    """
+    items = [_render_stored_item(item) for item in turn.items]
     return {
-        "items": [_render_stored_item(item) for item in turn.items],
+        "items": items,
         "finish_reason": None if turn.finish_reason is None else turn.finish_reason.value,
         "usage": None if turn.usage is None else {
             "input_tokens": turn.usage.input_tokens,
             "output_tokens": turn.usage.output_tokens,
             "cached_tokens": turn.usage.cached_tokens,
             "reasoning_tokens": turn.usage.reasoning_tokens,
+            "cache_write_tokens": turn.usage.cache_write_tokens,
         },
+        **_set_logprobs_apart(items),
     }  # fmt: skip
 
 
-def _render_stored_item(item: OutputItem) -> dict[str, object]:
+def _set_logprobs_apart(items: Sequence[dict[str, Any]]) -> dict[str, object]:
+    """Take the log probabilities out of *items*: the places of each item and part that had some, and these."""
+    apart = []
+    for place, item in enumerate(items):
+        for at, part in enumerate(item.get("content", ())):
+            if part.get("logprobs"):
+                apart.append((place, at, part["logprobs"]))
+                part["logprobs"] = []
+    return {LOGPROBS_APART: apart} if apart else {}
+
+
+def _render_stored_item(item: OutputItem) -> dict[str, Any]:
     rendered = render_item(item)
     return rendered | {"call_id": item.call_id} if isinstance(item, McpCall) else rendered
 
 
 def parse_turn(stored: Mapping[str, Any]) -> ModelTurn:
-    """The turn that ``render_turn`` wrote; our own rows are trusted."""
+    """The turn that ``render_turn`` wrote; our own rows are trusted. *stored* is used up."""
+    for place, at, logprobs in stored.get(LOGPROBS_APART, ()):
+        stored["items"][place]["content"][at]["logprobs"] = logprobs
     reason, usage = stored["finish_reason"], stored["usage"]
     return ModelTurn(
         items=parse_items(stored["items"]),

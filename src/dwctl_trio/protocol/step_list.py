@@ -14,14 +14,15 @@ def render_steps(steps: Sequence[Step]) -> dict[str, object]:
     """*steps*, in order of their sequence, as a list object."""
     return {
         "object": "list",
-        "data": [_render_step(step) for step in steps],
+        "data": [render_step(step) for step in steps],
         "first_id": _step_id(steps[0].id) if steps else None,
         "last_id": _step_id(steps[-1].id) if steps else None,
         "has_more": False,
     }
 
 
-def _render_step(step: Step) -> dict[str, object]:
+def render_step(step: Step) -> dict[str, object]:
+    """One entry of the list."""
     common: dict[str, object] = {
         "id": _step_id(step.id),
         "object": "response.step",

@@ -11,6 +11,7 @@ import attrs
 
 from dwctl_trio.domain.errors import UpstreamError
 from dwctl_trio.domain.turn import (
+    AnnotationFragment,
     Fragment,
     ReasoningFragment,
     RefusalFragment,
@@ -19,7 +20,7 @@ from dwctl_trio.domain.turn import (
     TurnFinished,
     UsageReported,
 )
-from dwctl_trio.protocol.chat_completions import ChunkReassembler
+from dwctl_trio.protocol.chat_completions import ChunkReassembler, TurnBounds
 from dwctl_trio.testing.chat_scripts import ChatScript, ExpectedCall, ExpectedTurn, encode_payload, render_sse
 
 STEP_ID = UUID("0193a4d6-0000-7000-8000-000000000001")
@@ -27,12 +28,20 @@ STEP_ID = UUID("0193a4d6-0000-7000-8000-000000000001")
 
 
 def make_reassembler(
-    *, event_bytes_max: int = 1 << 20, answer_bytes_max: int = 1 << 20, tool_calls_max: int = 16
+    *,
+    event_bytes_max: int = 1 << 20,
+    answer_bytes_max: int = 1 << 20,
+    tool_calls_max: int = 16,
+    annotations_max: int = 100,
 ) -> ChunkReassembler:
     """A reassembler for step ``STEP_ID``; limits that no script meets."""
-    return ChunkReassembler(
-        STEP_ID, event_bytes_max=event_bytes_max, answer_bytes_max=answer_bytes_max, tool_calls_max=tool_calls_max
+    bounds = TurnBounds(
+        event_bytes=event_bytes_max,
+        answer_bytes=answer_bytes_max,
+        tool_calls=tool_calls_max,
+        annotations=annotations_max,
     )
+    return ChunkReassembler(STEP_ID, bounds=bounds, wants_logprobs=True)
 
 
 def read_answer(pieces: Iterable[bytes], **limits: int) -> tuple[list[Fragment], UpstreamError | None]:
@@ -62,10 +71,15 @@ def gather(fragments: Iterable[Fragment], failure: UpstreamError | None = None) 
     turn = ExpectedTurn(failure=type(failure) if failure else None, status=failure.status if failure else None)
     for fragment in fragments:
         match fragment:
+            case AnnotationFragment(annotation):
+                assert turn.finish_reason is None, "no content after the finish"
+                turn = attrs.evolve(turn, annotations=(*turn.annotations, annotation))
             case TextFragment(text) | RefusalFragment(text) | ReasoningFragment(text):
                 assert text, "a delta is never empty"
                 assert turn.finish_reason is None, "no content after the finish"
                 texts[type(fragment)] += text
+                if isinstance(fragment, TextFragment):
+                    turn = attrs.evolve(turn, logprobs=(*turn.logprobs, *fragment.logprobs))
             case ToolCallFragment():
                 assert turn.finish_reason is None, "no content after the finish"
                 calls[fragment.position] = _add_arguments(calls.get(fragment.position), fragment)

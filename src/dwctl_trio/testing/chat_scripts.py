@@ -40,6 +40,9 @@ class ExpectedTurn:
     text: str = ""
     refusal: str = ""
     reasoning: str = ""
+    annotations: tuple[bytes, ...] = ()
+    logprobs: tuple[bytes, ...] = ()
+    """Of the text, whichever deltas they came with."""
     calls: tuple[ExpectedCall, ...] = ()
     """Those that come out, in order of position."""
     finish_reason: FinishReason | None = None
@@ -108,16 +111,19 @@ def render_answer(expected: ExpectedTurn) -> bytes:
         message["reasoning_content"] = expected.reasoning
     if expected.refusal:
         message["refusal"] = expected.refusal
+    if expected.annotations:
+        message["annotations"] = [json.loads(annotation) for annotation in expected.annotations]
     if expected.calls:
         message["tool_calls"] = [
             {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in expected.calls
         ]
     finish_reason = expected.finish_reason.value if expected.finish_reason else None
+    logprobs = {"content": [json.loads(token) for token in expected.logprobs]} if expected.logprobs else None
     answer: dict[str, Any] = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
-        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": logprobs}],
     }
     if expected.usage is not None:
         answer["usage"] = usage_object(expected.usage)
@@ -130,7 +136,10 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
@@ -160,6 +169,8 @@ class ScriptWriter:
         """The last payload's, while something may join it."""
         self._content = {"text": "", "refusal": "", "reasoning": ""}
         self._calls: dict[int, _Call] = {}
+        self._logprobs: list[bytes] = []
+        self._annotations: dict[bytes, None] = {}
 
     def add_delta(self, delta: dict[str, Any], *, usage: Usage | None = None) -> None:
         """A chunk with *delta*, of which nothing is expected to come out."""
@@ -174,6 +185,17 @@ class ScriptWriter:
         """A chunk whose *delta* says *text*; *kind* is ``text``, ``refusal`` or ``reasoning``."""
         self.add_delta(delta, usage=usage)
         self._content[kind] += clean_text(text)
+
+    def add_logprobs(self, tokens: list[Any], expected: tuple[bytes, ...]) -> None:
+        """To the last delta, which says text, *tokens*, of which *expected* comes out."""
+        assert self._last_choice is not None, "there is a last delta"
+        self._last_choice["logprobs"] = {"content": tokens, "refusal": None}
+        self._logprobs += expected
+
+    def add_annotations(self, annotations: list[Any], expected: tuple[bytes, ...]) -> None:
+        """A chunk with *annotations*, of which *expected* comes out unless it came before."""
+        self.add_delta({"annotations": annotations})
+        self._annotations.update(dict.fromkeys(expected))
 
     def add_call_piece(self, call: int, piece: dict[str, Any], *, joins: bool = False) -> None:
         """A chunk with one entry of ``tool_calls``.
@@ -224,6 +246,8 @@ class ScriptWriter:
             text=self._content["text"],
             refusal=self._content["refusal"],
             reasoning=self._content["reasoning"],
+            annotations=tuple(self._annotations),
+            logprobs=tuple(self._logprobs),
             calls=tuple(
                 ExpectedCall(
                     position=call.position, call_id=call.call_id, name=call.name or "", arguments=call.arguments

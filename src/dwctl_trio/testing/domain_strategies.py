@@ -42,6 +42,7 @@ from dwctl_trio.domain.response import (
 )
 from dwctl_trio.domain.steps import StepState
 from dwctl_trio.domain.turn import (
+    AnnotationFragment,
     ContentFragment,
     FinishReason,
     ReasoningFragment,
@@ -56,6 +57,15 @@ _CALLED = ("researcher", "search", "lookup", "researcher", "get_weather", "run_c
 """The tools that the calls of a turn call, by slot; the server's come first."""
 _SERVER_SLOTS = 4
 _AGENT_DEPTH = 2
+
+_LOGPROBS = (
+    b'{"token":"a","logprob":-0.25,"bytes":[97],"top_logprobs":[]}',
+    b'{"token":"b","logprob":-1.5,"bytes":[98],"top_logprobs":[{"token":"a","logprob":-0.5,"bytes":[97]}]}',
+)
+_ANNOTATIONS = (
+    b'{"type":"url_citation","url":"https://a.example/","title":"","start_index":0,"end_index":1}',
+    b'{"type":"file_path","file_id":"file_1","index":0}',
+)
 
 TOOL_FAILURES = (
     ErrorType.TOOL_NOT_FOUND,
@@ -106,7 +116,7 @@ def requests() -> st.SearchStrategy[ResponseRequest]:
     """Validated requests of every path."""
     parts = st.builds(InputPart, kind=st.sampled_from(PartKind), text=texts())
     messages = st.builds(InputMessage, role=st.sampled_from(Role), content=_tuples(parts, min_size=1))
-    schemas = st.builds(JsonSchema, name=st.just("answer"), schema=st.just(b"{}"), strict=st.none() | st.booleans())
+    schemas = st.builds(JsonSchema, name=st.just("answer"), schema=st.just(b"{}"), strict=st.booleans())
     reasoning = st.builds(ReasoningOptions, effort=st.sampled_from([None, "low", "high"]))
     return st.builds(
         ResponseRequest,
@@ -324,7 +334,10 @@ def _play_agent(earlier: tuple[PlayedTurn, ...], last: PlayedTurn, kind: ErrorTy
 
 
 def _content() -> st.SearchStrategy[_Piece]:
-    return st.one_of(texts().map(TextFragment), texts().map(RefusalFragment), texts().map(ReasoningFragment))
+    logprobs = st.lists(st.sampled_from(_LOGPROBS), max_size=2).map(tuple)
+    spoken = texts().map(TextFragment) | st.builds(TextFragment, texts(), logprobs)
+    citations = st.sampled_from(_ANNOTATIONS).map(AnnotationFragment)
+    return st.one_of(spoken, texts().map(RefusalFragment), texts().map(ReasoningFragment), citations)
 
 
 def _slots(first: int, end: int) -> st.SearchStrategy[_Piece]:

@@ -22,6 +22,7 @@ from dwctl_trio.domain.response import (
 )
 from dwctl_trio.domain.steps import StepState
 from dwctl_trio.domain.turn import (
+    AnnotationFragment,
     ContentFragment,
     FinishReason,
     ReasoningFragment,
@@ -160,6 +161,18 @@ HANDED_OVER = run(
 FAILED_EMPTY = run(Failed(error=ERROR), cut_short(error=ERROR), status=ResponseStatus.QUEUED)
 """Queued; the upstream refuses the only call."""
 
+CITED = run(
+    Completed(),
+    turn(
+        AnnotationFragment(b'{"type":"file_path","file_id":"file_1","index":0}'),
+        TextFragment("a", (b'{"token":"a","logprob":-0.25,"bytes":[97],"top_logprobs":[]}',)),
+        AnnotationFragment(b'{"type":"file_path","file_id":"file_2","index":1}'),
+        TextFragment("b", (b'{"token":"b","logprob":-1.5,"bytes":[98],"top_logprobs":[]}',)),
+        RefusalFragment("c"),
+    ),
+)
+"""A text with log probabilities and annotations, one of which came first."""
+
 CANCELLED = run(Cancelled(), cut_short(TextFragment("a")))
 """The client hangs up in the middle of a message."""
 
@@ -173,6 +186,6 @@ EXPIRED = run(Failed(error=ERROR), status=ResponseStatus.QUEUED)
 """Failed while it waits in the queue, as its deadline has passed."""
 
 EXAMPLE_RUNS = (
-    *(SILENT, EVERY_KIND, TWO_TURNS, SIBLINGS, MIXED, AGENTS),
+    *(SILENT, EVERY_KIND, TWO_TURNS, SIBLINGS, MIXED, AGENTS, CITED),
     *(HANDED_OVER, FAILED_EMPTY, CANCELLED, TOOLS_CANCELLED, NEVER_RAN, EXPIRED),
 )

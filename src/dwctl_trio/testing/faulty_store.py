@@ -14,26 +14,31 @@ import attrs
 import trio
 
 from dwctl_trio.domain.claiming import ClaimDemand
+from dwctl_trio.domain.conversation import Conversation
 from dwctl_trio.domain.errors import LeaseLost, StoreUnavailable
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import RowState
 from dwctl_trio.domain.steps import Chain
 from dwctl_trio.ports import (
     Claimed,
+    ConversationStore,
     EventPage,
     EventSegment,
     EventStore,
     FinishedResponse,
     LeaseStore,
     LeaseWatch,
+    NewChat,
     NewResponse,
     Progress,
     QueuedResponse,
     QueueStore,
     RenewedLeases,
     RequeuedResponse,
+    ResponsePage,
     ResponseStore,
     StoredResponse,
+    WantedPage,
 )
 
 _Result = TypeVar("_Result")
@@ -74,12 +79,12 @@ Plan: TypeAlias = Callable[[StoreCall], Fault | None] | Sequence[Fault | None]
 """A fault for each call, or a list of them by number; calls beyond the list succeed."""
 
 
-class Store(ResponseStore, LeaseStore, QueueStore, EventStore, Protocol):
+class Store(ResponseStore, ConversationStore, LeaseStore, QueueStore, EventStore, Protocol):
     """All ports of one process."""
 
 
 class FaultyStore:
-    """Keeps the four ports of ``Store`` as far as *plan* lets it.
+    """Keeps the five ports of ``Store`` as far as *plan* lets it.
 
     Args:
         store: What does the work.
@@ -93,7 +98,7 @@ class FaultyStore:
         """All calls so far, also those that failed."""
         self.is_dead = False
 
-    async def open_response(self, new: NewResponse) -> int:
+    async def open_response(self, new: NewResponse | NewChat) -> int:
         """See ``ports.ResponseStore``."""
         return await self._call("open_response", lambda: self._store.open_response(new))
 
@@ -120,6 +125,18 @@ class FaultyStore:
     async def delete_response(self, response_id: UUID, owner: str) -> bool:
         """See ``ports.ResponseStore``."""
         return await self._call("delete_response", lambda: self._store.delete_response(response_id, owner))
+
+    async def read_conversation(self, response_id: UUID, owner: str) -> Conversation | None:
+        """See ``ports.ConversationStore``."""
+        return await self._call("read_conversation", lambda: self._store.read_conversation(response_id, owner))
+
+    async def find_turns(self, maker_ids: Sequence[UUID], owner: str) -> Conversation | None:
+        """See ``ports.ConversationStore``."""
+        return await self._call("find_turns", lambda: self._store.find_turns(maker_ids, owner))
+
+    async def list_responses(self, wanted: WantedPage, owner: str) -> ResponsePage | None:
+        """See ``ports.ConversationStore``."""
+        return await self._call("list_responses", lambda: self._store.list_responses(wanted, owner))
 
     async def register_process(self) -> None:
         """See ``ports.LeaseStore``."""

@@ -134,6 +134,7 @@ class MemoryQueue(MemoryStoreOfProcess):
             background=queued.background,
             stream=queued.row.stream,
             store=queued.row.store,
+            previous_response_id=queued.previous_id,
             request=queued.request,
             tools=queued.tools,
             priority=queued.priority,

@@ -10,11 +10,11 @@ from dwctl_trio.domain.errors import Conflict, IdempotencyKeyHeld, LeaseLost
 from dwctl_trio.domain.idempotency import KeyHolder
 from dwctl_trio.domain.lifecycle import TERMINAL_STATES, RowState
 from dwctl_trio.domain.steps import Chain, StepState
-from dwctl_trio.ports import FinishedResponse, NewResponse, Progress, StoredResponse
+from dwctl_trio.ports import FinishedResponse, NewChat, NewResponse, Progress, StoredResponse
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.request_body import render_request
 from dwctl_trio.protocol.request_tools import render_tools
-from dwctl_trio.protocol.stored_request import read_request
+from dwctl_trio.testing.memory_conversations import stored_response
 from dwctl_trio.testing.memory_process import MemoryStoreOfProcess
 from dwctl_trio.testing.memory_rows import MemoryRow, MemoryStep, check_row, opened_step, refusal, step_value
 
@@ -22,7 +22,7 @@ from dwctl_trio.testing.memory_rows import MemoryRow, MemoryStep, check_row, ope
 class MemoryResponses(MemoryStoreOfProcess):
     """Keeps ``ports.ResponseStore``."""
 
-    async def open_response(self, new: NewResponse) -> int:
+    async def open_response(self, new: NewResponse | NewChat) -> int:
         """See ``ports.ResponseStore``."""
         await trio.lowlevel.checkpoint()
         created_at = self._open(new)
@@ -84,8 +84,9 @@ class MemoryResponses(MemoryStoreOfProcess):
 
     # -- the changes, each at once
 
-    def _open(self, new: NewResponse) -> float:
+    def _open(self, new: NewResponse | NewChat) -> float:
         database, request, key = self.database, new.request, new.idempotency
+        kept = new if isinstance(new, NewResponse) and request.store else None
         now = database.now()
         if key is not None and database.find_key_holder(new.owner, key.text) is not None:
             raise IdempotencyKeyHeld("another row holds the idempotency key")
@@ -100,9 +101,11 @@ class MemoryResponses(MemoryStoreOfProcess):
             upstream_model=new.route.upstream_model,
             service_tier=request.service_tier.value,
             stream=request.stream,
-            store=request.store,
-            request=json.encode(render_request(request)) if request.store else None,
-            tools=json.encode(render_tools(new.tools)) if request.store and new.tools else None,
+            store=new.row.store,
+            previous_response_id=kept.previous_id if kept else None,
+            request=json.encode(render_request(kept.request)) if kept else None,
+            tools=json.encode(render_tools(kept.tools)) if kept and kept.tools else None,
+            surface=new.surface.value,
             state=RowState.PROCESSING,
             daemon_id=self.daemon_id,
             epoch=1,
@@ -200,13 +203,4 @@ class MemoryResponses(MemoryStoreOfProcess):
             return None
         if row.response is None and row.request is None:
             return None
-        asked = read_request(row.request, row.tools) if row.response is None and row.request is not None else None
-        return StoredResponse(
-            response_id=row.id,
-            state=row.state,
-            created_at=int(row.created_at),
-            request=asked.request if asked is not None else None,
-            tools=asked.tools if asked is not None else (),
-            body=row.response,
-            error=row.error,
-        )
+        return stored_response(row)

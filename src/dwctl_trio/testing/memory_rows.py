@@ -59,6 +59,7 @@ class MemoryRow:
     created_at: float
     started_at: float | None
     surface: str = "responses"
+    previous_response_id: UUID | None = None
     background: bool = False
     priority: int = 0
     not_before: float | None = None

@@ -7,10 +7,11 @@ Rule 3: what is kept is encoded, so that what comes back has been through the sa
 It never fails by itself; ``faulty_store.py`` makes it.
 """
 
+from dwctl_trio.testing.memory_conversations import MemoryConversations
 from dwctl_trio.testing.memory_leases import MemoryLeases
 from dwctl_trio.testing.memory_queue import MemoryQueue
 from dwctl_trio.testing.memory_responses import MemoryResponses
 
 
-class MemoryStore(MemoryResponses, MemoryLeases, MemoryQueue):
-    """Keeps ``ResponseStore``, ``LeaseStore``, ``QueueStore`` and ``EventStore`` for one process."""
+class MemoryStore(MemoryResponses, MemoryConversations, MemoryLeases, MemoryQueue):
+    """Keeps the ports of rows, conversations, leases, the queue and events for one process."""

@@ -154,6 +154,7 @@ async def open_request_bench(
         async with open_upstreams(config.upstreams, limits) as upstreams:
             services = Services(
                 store=store,
+                conversations=store,
                 queue=store,
                 events=store,
                 upstream=upstreams,

@@ -13,37 +13,54 @@ import attrs
 import msgspec
 from hypothesis import strategies as st
 
-from dwctl_trio.domain.items import CallKind, CustomToolCall, FunctionCall, ItemStatus, McpCall
+from dwctl_trio.domain.items import CallKind
 from dwctl_trio.domain.request import (
-    CustomToolCallOutput,
-    FunctionCallOutput,
     InputItem,
-    InputMessage,
-    InputPart,
     JsonObject,
     JsonSchema,
-    PartKind,
     PlainText,
+    PromptCacheOptions,
     ReasoningOptions,
     RequestTool,
     ResponseRequest,
-    Role,
     ServerToolReference,
     ServiceTier,
 )
-from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, ChoiceMode, OfferedTool, ToolChoice
+from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, ChoiceMode, Namespace, OfferedTool, ToolChoice, put_into
 from dwctl_trio.protocol import json
-from dwctl_trio.protocol.request_body import (
+from dwctl_trio.protocol.request_body import OUTPUT_TOKENS_MIN, SAFETY_IDENTIFIER_CHARACTERS_MAX, render_request
+from dwctl_trio.protocol.request_options import (
+    CACHE_LIFETIMES,
+    CACHE_MODES,
+    CACHE_RETENTIONS,
     EFFORTS,
     METADATA_KEY_CHARACTERS_MAX,
     METADATA_PAIRS_MAX,
     METADATA_VALUE_CHARACTERS_MAX,
-    OUTPUT_TOKENS_MIN,
+    REASONING_CONTEXTS,
     SCHEMA_NAME,
     SUMMARIES,
     VERBOSITIES,
-    render_request,
 )
+from dwctl_trio.testing.conversation_strategies import (
+    SERVER_TOOL_NAMES,
+    TOOL_NAMES,
+    continuations,
+    conversations,
+    texts,
+)
+
+__all__ = [
+    "SERVER_TOOL_NAMES",
+    "json_schemas",
+    "json_values",
+    "offered_tools",
+    "request_bodies",
+    "request_tools",
+    "response_requests",
+    "spoiled_bodies",
+    "texts",
+]
 
 _FIELD_NAMES = (
     *("model", "input", "instructions", "stream", "store", "temperature", "top_p", "presence_penalty", "text"),
@@ -52,24 +69,19 @@ _FIELD_NAMES = (
     *("stream_options", "max_tool_calls", "top_logprobs", "previous_response_id", "conversation", "type", "role"),
     *("content", "format", "verbosity", "name", "schema", "strict", "description", "effort", "summary", "refusal"),
     *("generate_summary", "include_obfuscation", "call_id", "arguments", "output", "status", "error", "parameters"),
-    *("server_label", "allowed_tools", "require_approval", "mode", "id", "other"),
+    *("server_label", "allowed_tools", "require_approval", "mode", "id", "other", "prompt_cache_options", "ttl"),
+    *("background_options", "completion_window", "image", "context_compression", "context", "prewarm"),
+    *("encrypted_content", "image_url", "detail", "file_data", "filename", "file_id", "input_audio", "data"),
 )
 _WORDS = (
     *("user", "assistant", "system", "message", "reasoning", "input_text", "output_text", "refusal", "auto", "none"),
     *("required", "disabled", "json_schema", "json_object", "text", "function_call", "flex", "high", ""),
+    *("input_image", "input_file", "input_audio", "item_reference", "mcp_list_tools", "web_search", "original"),
     *("function", "custom", "mcp", "dwctl", "dwctl:tool", "function_call_output", "completed", "call_0", "f"),
 )
-SERVER_TOOL_NAMES = ("f", "get_weather", "run-code")
-"""Those of the server's tools that requests name."""
-_TOOL_NAMES = (*SERVER_TOOL_NAMES, "A" * 128)
-_ITEM_IDS = ("", "item_1", "fc_0193a4d6000070008000000000000001a")
-
-
-@cache
-def texts(*, min_size: int = 0, max_size: int = 20) -> st.SearchStrategy[str]:
-    """Any text that a client's JSON can hold: no NUL and no half of a surrogate pair."""
-    characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-    return st.text(characters | st.sampled_from('"\\\n\r\u2028\u2029\u0085😀'), min_size=min_size, max_size=max_size)
+_NAMESPACED_CHARACTERS_MAX = 100
+"""Of a name that has room for a namespace's before it."""
+_NAMESPACES = (None, None, Namespace(name="crm", description=""), Namespace(name="a", description="b"))
 
 
 @cache
@@ -86,13 +98,6 @@ def json_values(*, max_leaves: int = 6) -> st.SearchStrategy[Any]:
 
 
 @cache
-def input_messages() -> st.SearchStrategy[InputMessage]:
-    """Messages of every role, with any parts."""
-    parts = st.builds(InputPart, kind=st.sampled_from(PartKind), text=texts())
-    return st.builds(InputMessage, role=st.sampled_from(Role), content=st.lists(parts, max_size=3).map(tuple))
-
-
-@cache
 def json_schemas() -> st.SearchStrategy[JsonSchema]:
     """Structured outputs with any JSON object as their schema, in the one encoding that we keep it in."""
     schemas = st.dictionaries(texts(max_size=6), json_values(max_leaves=4), max_size=3).map(msgspec.json.encode)
@@ -101,8 +106,14 @@ def json_schemas() -> st.SearchStrategy[JsonSchema]:
         name=st.from_regex(SCHEMA_NAME, fullmatch=True),
         schema=schemas,
         description=st.none() | texts(),
-        strict=st.none() | st.booleans(),
+        strict=st.booleans(),
     )
+
+
+def _perhaps_in(namespace: Namespace | None, tool: OfferedTool) -> OfferedTool:
+    """*tool* in *namespace*, if it may be in one and its name has room for that."""
+    is_free = tool.kind is CallKind.SERVER or len(tool.name) > _NAMESPACED_CHARACTERS_MAX
+    return tool if namespace is None or is_free else put_into(namespace, tool)
 
 
 @cache
@@ -122,7 +133,7 @@ def offered_tools(*kinds: CallKind) -> st.SearchStrategy[tuple[OfferedTool, ...]
         CallKind.FUNCTION: st.builds(
             OfferedTool,
             kind=st.just(CallKind.FUNCTION),
-            name=st.sampled_from(_TOOL_NAMES),
+            name=st.sampled_from(TOOL_NAMES),
             description=descriptions,
             parameters=schemas,
             strict=st.none() | st.booleans(),
@@ -130,19 +141,19 @@ def offered_tools(*kinds: CallKind) -> st.SearchStrategy[tuple[OfferedTool, ...]
         CallKind.CUSTOM: st.builds(
             OfferedTool,
             kind=st.just(CallKind.CUSTOM),
-            name=st.sampled_from(_TOOL_NAMES),
+            name=st.sampled_from(TOOL_NAMES),
             description=descriptions,
             format=formats,
         ),
         CallKind.SERVER: st.builds(
             OfferedTool,
             kind=st.just(CallKind.SERVER),
-            name=st.sampled_from(_TOOL_NAMES),
+            name=st.sampled_from(TOOL_NAMES),
             description=descriptions,
             parameters=schemas,
         ),
     }
-    one = st.one_of([tools[kind] for kind in kinds])
+    one = st.builds(_perhaps_in, st.sampled_from(_NAMESPACES), st.one_of([tools[kind] for kind in kinds]))
     return st.lists(one, max_size=3, unique_by=lambda tool: tool.name).map(tuple)
 
 
@@ -159,68 +170,15 @@ def request_tools(draw: st.DrawFn) -> tuple[tuple[RequestTool, ...] | None, Tool
     choices = [st.builds(ToolChoice, mode=st.sampled_from(ChoiceMode))]
     known = {ALL_SERVER_TOOLS} if tools is None else {tool.name for tool in tools}
     if ALL_SERVER_TOOLS in known:
-        known = (known - {ALL_SERVER_TOOLS}) | set(SERVER_TOOL_NAMES)
+        known |= {*SERVER_TOOL_NAMES}
+    elif any(isinstance(tool, ServerToolReference) for tool in tools or ()):
+        known |= {ALL_SERVER_TOOLS}
     names = sorted(known)
     if names:
         picked = st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True).map(tuple)
         choices.append(st.builds(ToolChoice, mode=st.just(ChoiceMode.REQUIRED), name=st.sampled_from(names)))
         choices.append(st.builds(ToolChoice, mode=st.sampled_from(modes), allowed=picked))
     return tools, draw(st.one_of(choices))
-
-
-@cache
-def mcp_calls() -> st.SearchStrategy[McpCall]:
-    """Calls of server tools as a later request repeats them, whatever became of them."""
-    ids = st.sampled_from([f"mcp_{'0' * 31}{turn}{place}" for turn in (1, 2) for place in (0, 1)] + ["mcp_x"])
-    common = {"name": st.sampled_from(_TOOL_NAMES), "arguments": texts(max_size=6) | st.just('{"a": [1]}')}
-    made = st.one_of(
-        st.builds(McpCall, id=ids, status=st.just(ItemStatus.COMPLETED), call_id=st.just(""), output=texts(), **common),
-        st.builds(McpCall, id=ids, status=st.just(ItemStatus.FAILED), call_id=st.just(""), error=texts(), **common),
-        st.builds(McpCall, id=ids, status=st.just(ItemStatus.INCOMPLETE), call_id=st.just(""), **common),
-    )
-    return made.map(lambda call: attrs.evolve(call, call_id=call.id))
-
-
-@cache
-def _client_calls() -> st.SearchStrategy[FunctionCall | CustomToolCall]:
-    fields: dict[str, st.SearchStrategy[Any]] = {
-        "id": st.sampled_from(_ITEM_IDS),
-        "status": st.sampled_from([ItemStatus.COMPLETED, ItemStatus.IN_PROGRESS, ItemStatus.INCOMPLETE]),
-        "call_id": st.just(""),
-        "name": st.sampled_from(_TOOL_NAMES),
-        "arguments": texts(max_size=6) | st.just('{"a": [1]}'),
-    }
-    return st.builds(FunctionCall, **fields) | st.builds(CustomToolCall, **fields)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> tuple[InputItem, ...]:
-    """The input of a request: messages and calls, every call of the client's with its output somewhere behind it."""
-    items: list[InputItem] = []
-    waiting: list[FunctionCall | CustomToolCall] = []
-
-    def answer(call: FunctionCall | CustomToolCall) -> None:
-        waiting.remove(call)
-        make = FunctionCallOutput if isinstance(call, FunctionCall) else CustomToolCallOutput
-        items.append(make(call_id=call.call_id, output=draw(texts(max_size=6))))
-
-    for _ in range(draw(st.integers(1, 5))):
-        free = [call_id for call_id in ("call_0", "call_1", "call_2") if call_id not in {c.call_id for c in waiting}]
-        match draw(st.sampled_from(["message", "message", "call", "call", "server", "output"])):
-            case "call" if free:
-                call = attrs.evolve(draw(_client_calls()), call_id=draw(st.sampled_from(free)))
-                items.append(call)
-                waiting.append(call)
-            case "server":
-                items.append(draw(mcp_calls()))
-            case "output" if waiting:
-                answer(draw(st.sampled_from(waiting)))
-            case _:
-                items.append(draw(input_messages()))
-    for call in draw(st.permutations(waiting)):
-        if call.status is not ItemStatus.INCOMPLETE or draw(st.booleans()):
-            answer(call)
-    return tuple(items)
 
 
 @cache
@@ -232,7 +190,16 @@ def response_requests() -> st.SearchStrategy[ResponseRequest]:
         max_size=METADATA_PAIRS_MAX,
     )
     reasoning = st.builds(
-        ReasoningOptions, effort=st.none() | st.sampled_from(EFFORTS), summary=st.none() | st.sampled_from(SUMMARIES)
+        ReasoningOptions,
+        effort=st.none() | st.sampled_from(EFFORTS),
+        summary=st.none() | st.sampled_from(SUMMARIES),
+        context=st.none() | st.sampled_from(REASONING_CONTEXTS),
+    )
+    cache_options = st.builds(
+        PromptCacheOptions,
+        mode=st.sampled_from(CACHE_MODES),
+        ttl=st.sampled_from(CACHE_LIFETIMES),
+        comparison_response_id=st.none() | st.just("resp_1"),
     )
     penalties = st.none() | st.floats(-2, 2)
     requests = st.builds(
@@ -257,12 +224,25 @@ def response_requests() -> st.SearchStrategy[ResponseRequest]:
         max_tool_calls=st.none() | st.integers(1, 2**31 - 1),
         shows_sub_agents=st.booleans(),
         user=st.none() | texts(),
-        safety_identifier=st.none() | texts(max_size=64),
+        top_logprobs=st.none() | st.integers(0, 20),
+        wants_logprobs=st.booleans(),
+        truncation=st.sampled_from(["auto", "disabled"]),
+        safety_identifier=st.none() | texts(max_size=SAFETY_IDENTIFIER_CHARACTERS_MAX),
         prompt_cache_key=st.none() | texts(),
+        prompt_cache_retention=st.none() | st.sampled_from(CACHE_RETENTIONS),
+        prompt_cache_options=st.none() | cache_options,
     )
-    return st.builds(
-        lambda request, tools: attrs.evolve(request, tools=tools[0], tool_choice=tools[1]), requests, request_tools()
-    )
+    return st.builds(_put_together, requests, request_tools(), continuations())
+
+
+def _put_together(
+    request: ResponseRequest,
+    tools: tuple[tuple[RequestTool, ...] | None, ToolChoice],
+    continued: tuple[str | None, tuple[InputItem, ...] | None],
+) -> ResponseRequest:
+    previous, items = continued
+    request = attrs.evolve(request, tools=tools[0], tool_choice=tools[1], previous_response_id=previous)
+    return request if items is None else attrs.evolve(request, input=items)
 
 
 @cache

@@ -1,12 +1,14 @@
 """A scripted chat-completions upstream on real sockets; the model name chooses what it does.
 
+It completes and embeds texts as well, by the same scripts.
+
 Rule 1: a client that leaves is noticed at once, also while nothing is being sent to it.
 Rule 2: every wait can be ended from outside (``resume``), every change can be waited for (``wait_until``).
 Rule 3: it never checks credentials and knows nothing of the server under test.
 
 ``docs/reference/simulator.md`` has the table of model names.
 
-Source: OpenAI API reference, "Create chat completion", "List models".
+Source: OpenAI API reference, "Create chat completion", "Create completion", "Create embeddings", "List models".
 """
 
 import itertools
@@ -14,7 +16,7 @@ import re
 import socket
 import struct
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -32,16 +34,23 @@ from dwctl_trio.testing.simulator_chat import (
     turn_number,
 )
 from dwctl_trio.testing.simulator_counters import Counters, Outcome, Statistics
+from dwctl_trio.testing.simulator_errors import error_body
 from dwctl_trio.testing.simulator_http import BadRequest, HttpRequest, RequestReader, response_head
-from dwctl_trio.testing.simulator_reply import HangUp, Pause, Quiet, Reply, Sleep, Write, error_body, make_reply
+from dwctl_trio.testing.simulator_reply import HangUp, Pause, Quiet, Reply, Sleep, Write, make_reply
 from dwctl_trio.testing.simulator_scenes import HttpError, Scene
 from dwctl_trio.testing.simulator_script import parse_script, scene_of_turn
+from dwctl_trio.testing.simulator_text import parse_embeddings_request, parse_text_request
 
 REQUESTS_KEPT = 1000
 REQUESTS_KEPT_BYTES = 64 * 1024 * 1024
 EXAMPLE_MODELS = ("echo-16", "slow-50-20", "pause-2-4", "tools-1", "reasoning-8-8", "error-500", "parrot", "inspect")
 """What ``GET /v1/models`` lists; every other name works as well."""
 
+_PARSERS: Mapping[str, Callable[[bytes], ChatRequest]] = {
+    "/v1/chat/completions": parse_chat_request,
+    "/v1/completions": parse_text_request,
+    "/v1/embeddings": parse_embeddings_request,
+}
 _BACKLOG = 4096
 _KEY = re.compile(r"\bkey:([\w.-]+)")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -52,11 +61,12 @@ _End: TypeAlias = Literal["played", "left", "hung_up"]
 
 @attrs.frozen(kw_only=True)
 class ReceivedRequest:
-    """One chat-completions request, as it came."""
+    """One request of a model, as it came."""
 
     headers: dict[str, str]
     """By lower-case name."""
     raw_body: bytes
+    path: str
     model: str
     key: str | None
     """The word after ``key:`` in the last user message."""
@@ -173,14 +183,14 @@ class Simulator:
             return False
         if request is None:
             return False
-        if request.path == "/v1/chat/completions" and request.method == "POST":
+        if request.path in _PARSERS and request.method == "POST":
             return await self._serve_chat(stream, reader, request)
         await stream.send_all(_json_response(*self._control(request)))
         return request.keep_alive
 
     async def _serve_chat(self, stream: trio.SocketStream, reader: RequestReader, request: HttpRequest) -> bool:
         try:
-            chat = parse_chat_request(request.body)
+            chat = _PARSERS[request.path](request.body)
         except ValueError:
             await stream.send_all(_json_response(400, error_body(400)))
             return request.keep_alive
@@ -260,7 +270,9 @@ class Simulator:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             self.last_bearer = credentials
-        received = ReceivedRequest(headers=request.headers, raw_body=request.body, model=model, key=key)
+        received = ReceivedRequest(
+            headers=request.headers, raw_body=request.body, path=request.path, model=model, key=key
+        )
         for observe in self.observers:
             observe(received)
         self._requests.append(received)
@@ -269,7 +281,7 @@ class Simulator:
             self._requests_bytes -= len(self._requests.popleft().raw_body)
 
     def _control(self, request: HttpRequest) -> tuple[int, bytes]:
-        """Status and body for everything that is not a chat completion."""
+        """Status and body for everything that asks no model."""
         match request.method, request.path:
             case "GET", "/v1/models":
                 models = [

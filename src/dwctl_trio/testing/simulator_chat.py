@@ -9,6 +9,8 @@ Source: OpenAI API reference, "Create chat completion" and "The chat completion 
 """
 
 import json
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -31,6 +33,22 @@ SERIAL = b"\x01"
 """Placeholder of the request's number; JSON texts never hold this byte, they escape it."""
 CREATED = 1_750_000_000
 """The ``created`` of every answer, so that the same request gives the same bytes."""
+
+_ASKED = re.compile(r"\bcall:([\w.-]+)(?=\{)")
+"""Of a tool, before the JSON object of its arguments."""
+
+
+_URL = {"start_index": 0, "end_index": 5, "title": "Word", "url": "https://words.example/0"}
+ANNOTATIONS = [
+    {"type": "url_citation", "url_citation": _URL},
+    {"type": "file_citation", "file_id": "file_1", "filename": "words.txt", "index": 1},
+    {"type": "url_citation", "url_citation": {"url": "https://words.example/malformed"}},
+    {"type": "container_file_citation", "container_id": "cntr_1", "file_id": "file_2", "filename": "more.txt",
+     "start_index": 0, "end_index": 5},
+    {"type": "file_path", "file_id": "file_3", "index": 2},
+    {"type": "url_citation", "url_citation": _URL},
+]  # fmt: skip
+"""What ``cites`` says: one of each kind, one without its places, and the first once more."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -56,6 +74,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     tools: list[Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -179,6 +199,19 @@ def message(turn: Turn) -> dict[str, Any]:
     return said
 
 
+def logprobs(tokens: Iterable[str], request: ChatRequest) -> dict[str, Any] | None:
+    """The log probabilities of *tokens*, with as many alternatives as were asked for; None without any token."""
+    said = [_logprob(token, -0.25) for token in tokens if token]
+    for token in said:
+        others = (_logprob(f"{token['token']}{place}", -1.5 - place) for place in range(request.top_logprobs or 0))
+        token["top_logprobs"] = list(others)
+    return {"content": said, "refusal": None} if said else None
+
+
+def _logprob(token: str, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode(errors="replace"))}
+
+
 def usage(turn: Turn, request: ChatRequest) -> dict[str, Any]:
     """The usage object of an answer."""
     prompt, completion = prompt_tokens(request), turn.tokens()
@@ -186,7 +219,7 @@ def usage(turn: Turn, request: ChatRequest) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": len(turn.reasoning)},
     }
 
@@ -206,18 +239,36 @@ def json_bytes(value: Any) -> bytes:
 
 
 def _tool_call(answer: ToolCalls, request: ChatRequest, index: int, *, serial: str) -> ToolCall:
-    functions = [tool.get("function") for tool in request.tools or [] if isinstance(tool, dict)]
-    known = [function for function in functions if isinstance(function, dict) and function.get("name")]
-    function = known[index % len(known)] if known else {"name": f"tool_{index + 1}"}
-    arguments = json_bytes(_arguments(function.get("parameters"), index)).decode()
+    asked = _asked_calls(last_user_text(request)) if answer.shape == "toolsasked" else []
+    name, arguments = asked[index % len(asked)] if asked else _example_call(request, index)
     if answer.shape == "toolsbad":
         arguments = '{"call": ' + arguments
     return ToolCall(
         call_id=None if answer.shape == "toolsnoid" else f"call_{serial}_{index}",
-        name=str(function["name"]),
+        name=name,
         fragments=tuple(arguments[start : start + 6] for start in range(0, len(arguments), 6)),
         id_comes_last=answer.shape == "toolslate",
     )
+
+
+def _asked_calls(text: str) -> list[tuple[str, str]]:
+    """The name and the arguments of each ``call:name{…}`` in *text*; what is no JSON object is left out."""
+    found = []
+    for asked in _ASKED.finditer(text):
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, asked.end())
+        except (ValueError, RecursionError):
+            continue
+        found.append((asked[1], text[asked.end() : end]))
+    return found
+
+
+def _example_call(request: ChatRequest, index: int) -> tuple[str, str]:
+    """The name of a tool of the request, and arguments that its schema allows."""
+    functions = [tool.get("function") for tool in request.tools or [] if isinstance(tool, dict)]
+    known = [function for function in functions if isinstance(function, dict) and function.get("name")]
+    function = known[index % len(known)] if known else {"name": f"tool_{index + 1}"}
+    return str(function["name"]), json_bytes(_arguments(function.get("parameters"), index)).decode()
 
 
 def _arguments(parameters: Any, index: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 Rule 1: everything that decides what goes over the wire lives here and in ``simulator_chat``; nothing here awaits.
 Rule 2: tokens that are sent at once are one write, together with the HTTP head and the end of the body.
-Rule 3: every error text holds ``CANARY``, so that tests can look for leaks of provider texts.
 
 Source: OpenAI API reference, "Create chat completion" (stream); WHATWG HTML, "Server-sent events".
 """
@@ -15,16 +14,20 @@ from typing import TypeAlias
 import attrs
 
 from dwctl_trio.testing.simulator_chat import (
+    ANNOTATIONS,
     SERIAL,
     ChatRequest,
     Turn,
     deltas,
     envelope,
     json_bytes,
+    logprobs,
     message,
+    prompt_tokens,
     turn_of,
     usage,
 )
+from dwctl_trio.testing.simulator_errors import CANARY, COMPLAINTS, error_body, error_object
 from dwctl_trio.testing.simulator_http import LAST_CHUNK, chunk, response_head
 from dwctl_trio.testing.simulator_scenes import (
     EmptyBody,
@@ -34,19 +37,17 @@ from dwctl_trio.testing.simulator_scenes import (
     HttpError,
     Reasoning,
     Refusal,
+    Refused,
     Scene,
     Silence,
     Text,
     ToolCalls,
 )
-
-CANARY = "provider secret"
-"""In every error of the simulator; it must never reach a client of the server under test."""
+from dwctl_trio.testing.simulator_text import EmbeddingsRequest, TextRequest, chunk_choice, embeddings_body
 
 _SPLIT_BYTES_MAX = 7
 _BINARY = bytes(range(2, 256)) * 2 + b"\x00\n\n"
 _FINISHES = {Ending.STOP: "stop", Ending.LENGTH: "length", Ending.FILTER: "content_filter"}
-_ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_exceeded"}
 
 
 @attrs.frozen(kw_only=True)
@@ -114,6 +115,9 @@ def make_reply(scene: Scene, request: ChatRequest, *, body: bytes, serial: str) 
         case HttpError(status=status, retry_after_s=retry_after_s):
             acts = _whole(status, "application/json", error_body(status), retry_after_s=retry_after_s)
             reply = Reply(acts=acts, fails=True)
+        case Refused(complaint=complaint):
+            acts = _whole(400, "application/json", json_bytes(COMPLAINTS[complaint]))
+            reply = Reply(acts=acts, fails=True)
         case HtmlPage(status=status):
             page = f"<html><body><h1>{status}</h1><p>{CANARY}</p></body></html>\n".encode()
             reply = Reply(acts=_whole(status, "text/html; charset=utf-8", page), fails=True)
@@ -122,6 +126,8 @@ def make_reply(scene: Scene, request: ChatRequest, *, body: bytes, serial: str) 
         case Silence(head=head):
             opening = [Write(data=response_head(200, "text/event-stream"))] if head else []
             reply = Reply(acts=[*opening, Quiet()], waits=True)
+        case _ if isinstance(request, EmbeddingsRequest):
+            reply = _embeddings_reply(scene, request)
         case _ if request.stream and Flag.JSON not in scene.flags:
             reply = _stream_reply(scene, request, body=body, serial=serial, before=before)
             before = []
@@ -130,16 +136,6 @@ def make_reply(scene: Scene, request: ChatRequest, *, body: bytes, serial: str) 
     if before:
         reply = attrs.evolve(reply, acts=[*before, *reply.acts], waits=True)
     return reply
-
-
-def error_body(status: int) -> bytes:
-    """The JSON body of an HTTP error, shaped like OpenAI's."""
-    kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")  # noqa: PLR2004
-    return json_bytes({"error": _error(kind, status)})
-
-
-def _error(kind: str, code: int) -> dict[str, object]:
-    return {"message": f"{CANARY}: the simulator was told to fail", "type": kind, "param": None, "code": str(code)}
 
 
 def _whole(status: int, content_type: str, body: bytes, *, retry_after_s: int | None = None) -> list[Act]:
@@ -172,24 +168,27 @@ def _said(
     scene: Scene, request: ChatRequest, *, body: bytes, serial: str, with_usage: bool
 ) -> tuple[bytes, tuple[bytes, ...], Turn]:
     """The opening block, a block for each token, and the turn they tell."""
-    if isinstance(scene.answer, Text | Refusal | Reasoning):  # these do not depend on the request
-        return _said_always(scene, request.model, with_usage)
+    if isinstance(scene.answer, Text | Refusal | Reasoning) and not request.logprobs:
+        return _said_always(scene, type(request), request.model, with_usage)
     turn = turn_of(scene, request, body=body, serial=serial)
-    return *_blocks(scene, turn, request.model, with_usage=with_usage), turn
+    return *_blocks(scene, turn, request, with_usage=with_usage), turn
 
 
 @lru_cache(maxsize=32)
-def _said_always(scene: Scene, model: str, with_usage: bool) -> tuple[bytes, tuple[bytes, ...], Turn]:
-    turn = turn_of(scene, ChatRequest(model=model), body=b"", serial="")
-    return *_blocks(scene, turn, model, with_usage=with_usage), turn
+def _said_always(
+    scene: Scene, kind: type[ChatRequest], model: str, with_usage: bool
+) -> tuple[bytes, tuple[bytes, ...], Turn]:
+    request = kind(model=model)
+    turn = turn_of(scene, request, body=b"", serial="")
+    return *_blocks(scene, turn, request, with_usage=with_usage), turn
 
 
-def _blocks(scene: Scene, turn: Turn, model: str, *, with_usage: bool) -> tuple[bytes, tuple[bytes, ...]]:
+def _blocks(scene: Scene, turn: Turn, request: ChatRequest, *, with_usage: bool) -> tuple[bytes, tuple[bytes, ...]]:
     usage_null = {"usage": None} if with_usage else {}
 
     def block(delta: dict[str, object]) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": None}
-        return _event(scene, envelope("chat.completion.chunk", model, choices=[choice], **usage_null))
+        kind, choice = chunk_choice(request, delta, None)
+        return _event(scene, envelope(kind, request.model, choices=[choice], **usage_null))
 
     role = {"role": "assistant"} if Flag.ROLE in scene.flags else {}
     opening = b"" if Flag.NO_ROLE in scene.flags else block({"role": "assistant", "content": ""})
@@ -208,7 +207,7 @@ def _closing(scene: Scene, turn: Turn, request: ChatRequest, *, with_usage: bool
         case Ending.STOP | Ending.LENGTH | Ending.FILTER:
             return _finish(scene, turn, request, with_usage=with_usage)
         case Ending.MIDSTREAM:
-            return _event(scene, json_bytes({"error": _error("server_error", 500)}))
+            return _event(scene, json_bytes({"error": error_object("server_error", 500)}))
         case Ending.GARBAGE:
             return _event(scene, b'{"id":"chatcmpl-%b","choices":[{"index":0,"delta":{"content":"wo' % SERIAL)
         case Ending.BAD_UTF8:
@@ -220,12 +219,14 @@ def _closing(scene: Scene, turn: Turn, request: ChatRequest, *, with_usage: bool
 
 
 def _finish(scene: Scene, turn: Turn, request: ChatRequest, *, with_usage: bool) -> bytes:
-    reason = _finish_reason(scene)
-    kind, choice = "chat.completion.chunk", {"index": 0, "delta": {}, "finish_reason": reason}
+    kind, choice = chunk_choice(request, {}, _finish_reason(scene))
     counted = usage(turn, request)
     inline = {"usage": counted} if Flag.USAGE_INLINE in scene.flags else {"usage": None} if with_usage else {}
     finish = _event(scene, envelope(kind, request.model, choices=[choice], **inline))
     blocks = [finish, finish] if Flag.TWO_FINISHES in scene.flags else [finish]
+    if Flag.CITES in scene.flags:
+        cited = {"index": 0, "delta": {"annotations": ANNOTATIONS}, "finish_reason": None}
+        blocks.insert(0, _event(scene, envelope(kind, request.model, choices=[cited], **inline)))
     if with_usage and not scene.flags & {Flag.NO_USAGE, Flag.USAGE_INLINE}:
         blocks.append(_event(scene, envelope(kind, request.model, choices=[], usage=counted)))
     if Flag.NO_DONE not in scene.flags:
@@ -314,19 +315,35 @@ def _framed(before: list[Act], head: bytes, acts: Iterable[Act]) -> Iterator[Act
 
 def _json_reply(scene: Scene, request: ChatRequest, *, body: bytes, serial: str) -> Reply:
     turn = turn_of(scene, request, body=body, serial=serial)
-    choice = {"index": 0, "message": message(turn), "logprobs": None, "finish_reason": _finish_reason(scene)}
+    if isinstance(request, TextRequest):
+        kind, choice = chunk_choice(request, {"content": "".join(turn.content)}, _finish_reason(scene))
+    else:
+        cited = {"annotations": ANNOTATIONS} if Flag.CITES in scene.flags else {}
+        told = logprobs(turn.content, request) if request.logprobs else None
+        kind, choice = "chat.completion", {"index": 0, "message": {**message(turn), **cited}, "logprobs": told}
+        choice["finish_reason"] = _finish_reason(scene)
     reports = Flag.NO_USAGE not in scene.flags
     counted = {"usage": usage(turn, request)} if reports else {}
-    answer = envelope("chat.completion", request.model, choices=[choice], **counted).replace(SERIAL, serial.encode())
+    answer = envelope(kind, request.model, choices=[choice], **counted).replace(SERIAL, serial.encode())
+    return _whole_reply(scene, answer, tokens=turn.tokens(), reports=reports)
+
+
+def _embeddings_reply(scene: Scene, request: EmbeddingsRequest) -> Reply:
+    with_usage = Flag.NO_USAGE not in scene.flags
+    answer = embeddings_body(request, prompt_tokens=prompt_tokens(request), with_usage=with_usage)
+    return _whole_reply(scene, answer, tokens=0, reports=with_usage)
+
+
+def _whole_reply(scene: Scene, answer: bytes, *, tokens: int, reports: bool) -> Reply:
     sent, announced = _spoiled(scene, answer)
-    acts: list[Act] = [Sleep(seconds=scene.interval_ms / 1000 * turn.tokens())] if scene.interval_ms else []
+    acts: list[Act] = [Sleep(seconds=scene.interval_ms / 1000 * tokens)] if scene.interval_ms else []
     acts += [Pause()] if scene.pause_after is not None else []
     waits = bool(acts) or scene.ending is Ending.STALL
     head = response_head(200, "application/json", body_bytes=announced)
     finishes = scene.ending in _FINISHES and scene.cut_byte is None
-    acts.append(Write(data=head + sent, tokens=turn.tokens() if len(sent) >= len(answer) else 0))
+    acts.append(Write(data=head + sent, tokens=tokens if len(sent) >= len(answer) else 0))
     acts += [HangUp(reset=False)] if scene.cut_byte is not None else _fault(scene.ending)
-    usage_tokens = turn.tokens() if finishes and reports else 0
+    usage_tokens = tokens if finishes and reports else 0
     return Reply(acts=acts, fails=not finishes, waits=waits, usage_tokens=usage_tokens)
 
 

@@ -53,8 +53,9 @@ class ToolCalls:
     """Parallel tool calls in one turn."""
 
     calls: int = _number(_CALLS_MAX, minimum=1)
-    shape: Literal["tools", "toolslate", "toolsnoid", "toolsbad"] = "tools"
-    """``toolslate``: ids in the last fragment; ``toolsnoid``: never; ``toolsbad``: arguments that are not JSON."""
+    shape: Literal["tools", "toolslate", "toolsnoid", "toolsbad", "toolsasked"] = "tools"
+    """``toolslate``: ids in the last fragment; ``toolsnoid``: never; ``toolsbad``: arguments that are not JSON;
+    ``toolsasked``: what the last user message asks for."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,6 +83,25 @@ class HttpError:
     retry_after_s: int | None = _number(86_400, default=None)
 
 
+class Complaint(StrEnum):
+    """What an upstream may dislike about a request."""
+
+    TOO_LONG = "toolong"
+    TOO_LONG_WORDS = "toolongwords"
+    POLICY = "policy"
+    IMAGE = "badimage"
+    NO_IMAGES = "noimages"
+    NO_TOOLS = "notools"
+    PARAMETER = "badparam"
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """An HTTP 400 before the stream that says what is wrong with the request."""
+
+    complaint: Complaint
+
+
 @attrs.frozen(kw_only=True)
 class HtmlPage:
     """An HTML page where JSON or SSE was expected."""
@@ -105,7 +125,18 @@ class Silence:
 
 
 Answer: TypeAlias = (
-    Text | Refusal | Reasoning | ToolCalls | Parrot | Inspect | Big | HttpError | HtmlPage | EmptyBody | Silence
+    Text
+    | Refusal
+    | Reasoning
+    | ToolCalls
+    | Parrot
+    | Inspect
+    | Big
+    | HttpError
+    | Refused
+    | HtmlPage
+    | EmptyBody
+    | Silence
 )
 
 
@@ -141,6 +172,8 @@ class Flag(StrEnum):
     USAGE_INLINE = "usageinline"
     NO_DONE = "nodone"
     TWO_FINISHES = "twofinish"
+    CITES = "cites"
+    """Annotations after the text: one of each kind, a malformed one, and one a second time."""
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ It does not know HTTP, JSON or a request; ``docs/reference/simulator.md`` has th
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, assert_never
 
 import attrs
@@ -17,6 +17,7 @@ import attrs
 from dwctl_trio.testing.simulator_scenes import (
     Answer,
     Big,
+    Complaint,
     EmptyBody,
     Ending,
     Flag,
@@ -26,6 +27,7 @@ from dwctl_trio.testing.simulator_scenes import (
     Parrot,
     Reasoning,
     Refusal,
+    Refused,
     Scene,
     Script,
     Silence,
@@ -49,10 +51,12 @@ _ANSWERS: dict[str, tuple[int, int, Callable[..., Answer]]] = {
     "toolslate": (0, 1, lambda n=1: ToolCalls(calls=n, shape="toolslate")),
     "toolsnoid": (0, 1, lambda n=1: ToolCalls(calls=n, shape="toolsnoid")),
     "toolsbad": (0, 1, lambda n=1: ToolCalls(calls=n, shape="toolsbad")),
+    "toolsasked": (0, 1, lambda n=1: ToolCalls(calls=n, shape="toolsasked")),
     "parrot": (0, 0, Parrot),
     "inspect": (0, 0, Inspect),
     "big": (1, 1, lambda n: Big(size_bytes=n)),
     "error": (1, 2, lambda status, retry=None: HttpError(status=status, retry_after_s=retry)),
+    **{complaint.value: (0, 0, partial(Refused, complaint=complaint)) for complaint in Complaint},
     "html": (1, 1, lambda status: HtmlPage(status=status)),
     "empty": (1, 1, lambda status: EmptyBody(status=status)),
     "hang": (0, 0, lambda: Silence(head=False)),
@@ -226,6 +230,8 @@ def _answer_parts(answer: Answer) -> list[str | int]:
             return ["big", size]
         case HttpError(status=status, retry_after_s=retry):
             return ["error", status] if retry is None else ["error", status, retry]
+        case Refused(complaint=complaint):
+            return [complaint.value]
         case HtmlPage(status=status):
             return ["html", status]
         case EmptyBody(status=status):

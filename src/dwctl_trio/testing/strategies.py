@@ -71,7 +71,14 @@ def usages() -> st.SearchStrategy[Usage]:
     """Any usage of one model call."""
     counts = st.integers(0, 1_000_000)
     details = st.none() | counts
-    return st.builds(Usage, input_tokens=counts, output_tokens=counts, cached_tokens=details, reasoning_tokens=details)
+    return st.builds(
+        Usage,
+        input_tokens=counts,
+        output_tokens=counts,
+        cached_tokens=details,
+        reasoning_tokens=details,
+        cache_write_tokens=details,
+    )
 
 
 @st.composite
@@ -119,7 +126,7 @@ def _plans(draw: st.DrawFn) -> _Plan:
     keyed_by = draw(st.sampled_from(["index", "id", "newest"]))
     calls = [draw(_call_pieces(number, keyed_by)) for number in range(draw(st.integers(0, _CALLS_MAX)))]
     moves: list[str | int] = draw(
-        st.lists(st.sampled_from(["text", "text", "refusal", "reasoning", "noise"]), max_size=8)
+        st.lists(st.sampled_from(["text", "text", "refusal", "reasoning", "noise", "annotations"]), max_size=8)
     )
     moves += [number for number, pieces in enumerate(calls) for _ in pieces]
     moves = draw(st.permutations(moves))
@@ -164,6 +171,9 @@ def _write_move(draw: st.DrawFn, writer: ScriptWriter, plan: _Plan, move: str | 
     if move == "noise":
         writer.add_raw(draw(st.sampled_from(_NOISE)))
         return
+    if move == "annotations":
+        writer.add_annotations(*draw(st.sampled_from(_ANNOTATIONS)))
+        return
     text = draw(model_texts())
     delta: dict[str, Any]
     if move == "text":
@@ -178,6 +188,42 @@ def _write_move(draw: st.DrawFn, writer: ScriptWriter, plan: _Plan, move: str | 
         if not names or draw(st.booleans()):
             delta["reasoning_details"] = details
     writer.add_content(move, text, delta, usage=usage)
+    if move == "text":
+        writer.add_logprobs(*draw(st.sampled_from(_LOGPROBS)))
+
+
+_CITED = b'{"type":"url_citation","url":"https://a.example/","title":"A","start_index":0,"end_index":3}'
+_FILED = b'{"type":"file_path","file_id":"file_1","index":2}'
+_URL = {"url": "https://a.example/", "title": "A", "start_index": 0, "end_index": 3}
+
+_ANNOTATIONS: list[tuple[Any, tuple[bytes, ...]]] = [
+    ([{"type": "url_citation", "url_citation": _URL | {"content": "more"}}], (_CITED,)),
+    ([{"type": "file_path", "file_id": "file_1", "index": 2}, {"type": "url_citation", **_URL}], (_FILED, _CITED)),
+    ([{"type": "url_citation", "url_citation": {"url": PROVIDER_CANARY}}, None, 7, {"type": ["x"]}], ()),
+    ({"type": "url_citation"}, ()),
+    ([], ()),
+]
+"""What an upstream says that its text refers to, and what of it comes out."""
+
+_LIKELY = b'{"token":"a","logprob":-0.25,"bytes":[97],"top_logprobs":[]}'
+_UNLIKELY = (
+    b'{"token":"\xc3\xa9","logprob":-9999.0,"bytes":[195,169],'
+    b'"top_logprobs":[{"token":"b","logprob":0.0,"bytes":[98]}]}'
+)
+
+_LOGPROBS: list[tuple[list[Any], tuple[bytes, ...]]] = [
+    ([], ()),
+    ([{"token": "a", "logprob": -0.25, "bytes": [97], "top_logprobs": []}], (_LIKELY,)),
+    ([{"token": "a", "logprob": -0.25}, {"token": PROVIDER_CANARY}, None], (_LIKELY,)),
+    (
+        [
+            {"token": "a", "logprob": -0.25, "bytes": None, "top_logprobs": []},
+            {"token": "é", "logprob": float("-inf"), "top_logprobs": [{"token": "b", "logprob": 0, "bytes": [98]}]},
+        ],
+        (_LIKELY, _UNLIKELY),
+    ),
+]
+"""The same of the tokens of a text."""
 
 
 def _write_finish(draw: st.DrawFn, writer: ScriptWriter, plan: _Plan) -> ChatScript:

@@ -89,6 +89,8 @@ def alterations(value: Any) -> Iterator[Any]:
             yield value + "x"
             if value:
                 yield value[:-1]
+        case bytes():
+            yield value + b"x"
         case UUID():
             yield UUID(int=value.int ^ 1)
         case tuple():
@@ -158,6 +160,7 @@ _FILLINGS: dict[tuple[type, str], Any] = {
     (Response, "usage"): Usage(input_tokens=1, output_tokens=1),
     (Usage, "cached_tokens"): 1,
     (Usage, "reasoning_tokens"): 1,
+    (Usage, "cache_write_tokens"): 1,
     (Response, "error"): ResponseError(type=ErrorType.LOOP_ERROR, code=ErrorCode.SERVER_ERROR, message="x"),
     (Response, "incomplete_reason"): IncompleteReason.CONTENT_FILTER,
     (Response, "completed_at"): 1,

@@ -156,7 +156,7 @@ class ToyLoop:
             return
         if self._play.obeys:
             scene = _obey(scene, plan)
-        kind_of = partial(kind_of_call, offered, plan.tools)
+        kind_of = partial(kind_of_call, offered, plan.callable_tools, choice=plan.tool_choice)
         turn = _make_turn(scene, kind_of, f"{loop.depth}_{len(_turns(self._chain_of(loop)))}")
         self._settle(loop, attrs.evolve(step, state=StepState.COMPLETED, result=turn))
 

@@ -18,7 +18,7 @@ from dwctl_trio.domain.response import (
     ResponseError,
     ResponseStatus,
 )
-from dwctl_trio.domain.tools import OfferedTool
+from dwctl_trio.domain.tools import Namespace, OfferedTool, put_into
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.protocol.event_reading import EventReader
 from dwctl_trio.protocol.offered_tools import as_bytes
@@ -99,6 +99,10 @@ def _parse_tools(echoed: Mapping[str, Any]) -> list[OfferedTool]:
     if echoed["type"] == "mcp":
         assert echoed["server_label"] == SERVER_LABEL, "there are no other servers"
         return [OfferedTool(kind=CallKind.SERVER, name=name) for name in echoed["allowed_tools"]]
+    if echoed["type"] == "namespace":
+        namespace = Namespace(name=echoed["name"], description=echoed["description"])
+        members = [tool for member in echoed["tools"] for tool in _parse_tools(member)]
+        return [put_into(namespace, tool) for tool in members]
     tool = OfferedTool(
         kind=CallKind(echoed["type"]),
         name=echoed["name"],
@@ -117,6 +121,7 @@ def _parse_usage(usage: Mapping[str, Any]) -> Usage:
         output_tokens=usage["output_tokens"],
         cached_tokens=usage["input_tokens_details"]["cached_tokens"],
         reasoning_tokens=usage["output_tokens_details"]["reasoning_tokens"],
+        cache_write_tokens=usage["input_tokens_details"]["cache_write_tokens"],
     )
 
 

@@ -47,15 +47,8 @@ class HttpAnswer(Generic[Item]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Break off a body that was not read to its end.
-
-        httpx hands out generators inside generators and closes only the outermost. A read under cancellation ends
-        them all: each unwinds from the innermost outwards.
-        """
-        with suppress(httpx.TransportError), trio.CancelScope() as scope:
-            scope.cancel()
-            while await anext(self._chunks, None) is not None:
-                pass
+        """Break off a body that was not read to its end."""
+        await _break_off(self._chunks)
 
     def __aiter__(self) -> AsyncIterator[Sequence[Item]]:
         """See the ports."""
@@ -119,6 +112,30 @@ class HttpAnswer(Generic[Item]):
         if self._is_json:
             return [*self._reader.feed_json(bytes(self._body)), *self._reader.end()]
         return self._reader.end()
+
+
+async def read_error(response: httpx.Response, limits: Limits) -> bytes:
+    """The beginning of the body of *response*, an error, as much as there is in the time it is given."""
+    body, chunks = bytearray(), response.aiter_raw()
+    try:
+        with trio.move_on_after(limits.upstream_error_s), suppress(httpx.TransportError):
+            while len(body) < limits.upstream_error_bytes and (chunk := await anext(chunks, None)) is not None:
+                body += chunk
+    finally:
+        await _break_off(chunks)
+    return bytes(body[: limits.upstream_error_bytes])
+
+
+async def _break_off(chunks: AsyncIterator[bytes]) -> None:
+    """End *chunks*, be they read or not.
+
+    httpx hands out generators inside generators and closes only the outermost. A read under cancellation ends
+    them all: each unwinds from the innermost outwards.
+    """
+    with suppress(httpx.TransportError), trio.CancelScope() as scope:
+        scope.cancel()
+        while await anext(chunks, None) is not None:
+            pass
 
 
 def _is_json(headers: httpx.Headers) -> bool:

@@ -16,6 +16,8 @@ import httpx
 import trio
 
 from dwctl_trio.config import UpstreamConfig, UpstreamTimeouts
+from dwctl_trio.domain.chat import ChatRequest
+from dwctl_trio.domain.claiming import Surface
 from dwctl_trio.domain.errors import (
     LimitExceeded,
     UpstreamError,
@@ -28,11 +30,12 @@ from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.turn import Fragment
 from dwctl_trio.ports import ChatCall, UpstreamCall
 from dwctl_trio.protocol.answer_reader import AnswerReader, Item
-from dwctl_trio.protocol.chat_answer import ChatAnswerReader, ChatPart
+from dwctl_trio.protocol.chat_answer import ChatAnswerReader, ChatPart, EmbeddingsReader
 from dwctl_trio.protocol.chat_body import render_chat
-from dwctl_trio.protocol.chat_completions import ChunkReassembler, render_chat_request
+from dwctl_trio.protocol.chat_completions import ChunkReassembler, TurnBounds, render_chat_request
+from dwctl_trio.protocol.rejections import read_rejection
 from dwctl_trio.protocol.trace_context import TraceContext, render_trace_context
-from dwctl_trio.upstream.answer import HttpAnswer
+from dwctl_trio.upstream.answer import HttpAnswer, read_error
 from dwctl_trio.upstream.deadline import CallDeadline
 
 _CLOSE_S_MAX = 1.0
@@ -41,6 +44,11 @@ _RETRY_AFTER_S_MAX = 3600.0
 """An upstream that asks for more is taken for one that does not know."""
 _WAIT_RETRY_AFTER_S = 1.0
 """What we advise when no place became free."""
+_PATHS = {
+    Surface.CHAT: "chat/completions",
+    Surface.COMPLETIONS: "completions",
+    Surface.EMBEDDINGS: "embeddings",
+}
 _SUCCESS = range(200, 300)
 
 
@@ -100,7 +108,7 @@ class UpstreamClient:
         self._timing = self._with_own_times(limits, config.timeouts)
         self._limits = limits
         self._places = trio.Semaphore(config.max_concurrency, max_value=config.max_concurrency)
-        self._url = httpx.URL(f"{config.base_url}/chat/completions")
+        self._urls = {surface: httpx.URL(f"{config.base_url}/{path}") for surface, path in _PATHS.items()}
         authorization = {"authorization": f"Bearer {config.api_key}"} if config.api_key else {}
         self._headers = httpx.Headers(
             {
@@ -124,34 +132,33 @@ class UpstreamClient:
 
     def open_turn(self, call: UpstreamCall) -> AbstractAsyncContextManager[HttpAnswer[Fragment]]:
         """See ``ports.Upstream``."""
-        return self._open(partial(self._render_turn, call), self._turn_reader(call), call.trace)
+        url = self._urls[Surface.CHAT]
+        return self._open(url, partial(self._render_turn, call), self._turn_reader(call), call.trace)
 
     def open_chat(self, call: ChatCall) -> AbstractAsyncContextManager[HttpAnswer[ChatPart]]:
         """See ``ports.ChatUpstream``."""
-        request, limits = call.request, self._limits
-        quirks, model = self._config.quirks, call.route.upstream_model
-        reader = ChatAnswerReader(
-            request, event_bytes_max=limits.upstream_event_bytes, answer_bytes_max=limits.upstream_answer_bytes
-        )
+        request, quirks, model = call.request, self._config.quirks, call.route.upstream_model
         render = partial(render_chat, request, upstream_model=model, quirks=quirks)
-        return self._open(render, reader, call.trace, is_whole=not request.stream)
+        url = self._urls[request.surface]
+        return self._open(url, render, self._chat_reader(request), call.trace, is_whole=not request.stream)
 
     @asynccontextmanager
     async def _open(
         self,
+        url: httpx.URL,
         render: Callable[[], bytes],
         reader: AnswerReader[Item],
         trace: TraceContext | None,
         *,
         is_whole: bool = False,
     ) -> AsyncIterator[HttpAnswer[Item]]:
-        """Send what *render* gives, once there is a place for it, and wait for the head."""
+        """Send what *render* gives to *url*, once there is a place for it, and wait for the head."""
         await self._take_place()
         try:
             with CallDeadline(self._timing, is_whole=is_whole) as deadline:
                 # Nobody else holds the body, so that it is gone when it was sent.
                 async with (
-                    await self._send(_Body(render()), deadline, trace) as response,
+                    await self._send(url, _Body(render()), deadline, trace) as response,
                     HttpAnswer(response, reader, deadline, self._limits) as answer,
                 ):
                     yield answer
@@ -181,24 +188,38 @@ class UpstreamClient:
     def _turn_reader(self, call: UpstreamCall) -> ChunkReassembler:
         return ChunkReassembler(
             call.step_id,
-            event_bytes_max=self._limits.upstream_event_bytes,
-            answer_bytes_max=self._limits.upstream_answer_bytes,
-            tool_calls_max=self._limits.turn_tool_calls,
+            bounds=TurnBounds(
+                event_bytes=self._limits.upstream_event_bytes,
+                answer_bytes=self._limits.upstream_answer_bytes,
+                tool_calls=self._limits.turn_tool_calls,
+                annotations=self._limits.turn_annotations,
+            ),
             custom_tools={tool.name for tool in call.plan.tools if tool.kind is CallKind.CUSTOM},
+            wants_logprobs=call.request.asks_logprobs,
+        )
+
+    def _chat_reader(self, request: ChatRequest) -> AnswerReader[ChatPart]:
+        answer_bytes_max = self._limits.upstream_answer_bytes
+        if request.surface is Surface.EMBEDDINGS:
+            return EmbeddingsReader(request.model, answer_bytes_max=answer_bytes_max)
+        return ChatAnswerReader(
+            request, event_bytes_max=self._limits.upstream_event_bytes, answer_bytes_max=answer_bytes_max
         )
 
     def _render_turn(self, call: UpstreamCall) -> bytes:
         quirks, model = self._config.quirks, call.route.upstream_model
         return render_chat_request(call.request, call.output, call.plan, upstream_model=model, quirks=quirks)
 
-    async def _send(self, body: "_Body", deadline: CallDeadline, trace: TraceContext | None) -> "_ClosingResponse":
+    async def _send(
+        self, url: httpx.URL, body: "_Body", deadline: CallDeadline, trace: TraceContext | None
+    ) -> "_ClosingResponse":
         """Send the request and wait for the head; raises unless that is a success."""
         headers = self._headers.copy()
-        headers["host"] = self._url.netloc.decode("ascii")
+        headers["host"] = url.netloc.decode("ascii")
         headers["content-length"] = str(body.size)
         if trace is not None:
             headers.update(render_trace_context(trace))
-        request = httpx.Request("POST", self._url, headers=headers, stream=body)
+        request = httpx.Request("POST", url, headers=headers, stream=body)
         deadline.expect_first_byte()
         try:
             response = await self._http.send(request, stream=True)
@@ -216,6 +237,7 @@ class UpstreamClient:
                     f"The model's server answered with an error (status {response.status_code}).",
                     status=response.status_code,
                     retry_after_s=_retry_after_s(response.headers),
+                    rejection=read_rejection(await read_error(response, self._limits)),
                 )
         return closing
 

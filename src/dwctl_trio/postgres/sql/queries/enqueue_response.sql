@@ -4,11 +4,12 @@
 with enqueued as (
     insert into requests (
         id, owner, key_prefix, surface, model, upstream, upstream_model, service_tier, background, stream, store,
-        request, tools, idempotency_key, idempotency_digest, priority, created_at, deadline, state, last_sequence
+        previous_response_id, request, tools, idempotency_key, idempotency_digest, priority, created_at, deadline,
+        state, last_sequence
     )
     values (
         :response_id, :owner, :key_prefix, :surface, :model, :upstream, :upstream_model, :service_tier, :background,
-        :stream, :store, :request, :tools, :idempotency_key, :idempotency_digest, :priority,
+        :stream, :store, :previous_response_id, :request, :tools, :idempotency_key, :idempotency_digest, :priority,
         to_timestamp(:created_at), to_timestamp(:created_at) + make_interval(secs => :deadline_s), 'pending',
         :last_sequence
     )

@@ -3,12 +3,13 @@
 -- No row back means that another row holds the idempotency key, and then nothing was written.
 with opened as (
     insert into requests (
-        id, owner, key_prefix, surface, model, upstream, upstream_model, service_tier, stream, store, request, tools,
-        idempotency_key, idempotency_digest, attempt, state, daemon_id, epoch, lease_expires_at, started_at
+        id, owner, key_prefix, surface, model, upstream, upstream_model, service_tier, stream, store,
+        previous_response_id, request, tools, idempotency_key, idempotency_digest, attempt, state,
+        daemon_id, epoch, lease_expires_at, started_at
     )
     values (
-        :response_id, :owner, :key_prefix, 'responses', :model, :upstream, :upstream_model, :service_tier, :stream,
-        :store, :request, :tools, :idempotency_key, :idempotency_digest,
+        :response_id, :owner, :key_prefix, :surface, :model, :upstream, :upstream_model, :service_tier, :stream,
+        :store, :previous_response_id, :request, :tools, :idempotency_key, :idempotency_digest,
         1, 'processing', :daemon_id, 1, dwctl_now() + make_interval(secs => :lease_s), dwctl_now()
     )
     on conflict (owner, idempotency_key)

@@ -1,0 +1,10 @@
+"""What a taught model is asked and says, word for word."""
+
+TOOL = "get_weather"
+QUESTION = "What is the weather in Paris?"
+NO_TOOL_ANSWER = "I cannot see Paris from here."
+ANSWER = "It is sunny in Paris today."
+SECOND_QUESTION = "Which city was that?"
+SECOND_ANSWER = "That was Paris, as you asked."
+THINK = "Think first."
+THOUGHT = "The sky is seldom seen."
