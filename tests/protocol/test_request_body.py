@@ -22,7 +22,7 @@ from dwctl_trio.domain.request import (
 from dwctl_trio.domain.tools import FREE_CHOICE
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.parameters import CREATE_PARAMETERS, Support, names, names_below
-from dwctl_trio.protocol.request_body import parse_request, render_request
+from dwctl_trio.protocol.request_body import MODEL_NAME, parse_request, render_request
 from dwctl_trio.testing.request_strategies import json_values, request_bodies, response_requests, spoiled_bodies
 
 MISSING = object()
@@ -343,3 +343,11 @@ def test_a_schema_is_passed_on_with_every_value_as_it_was(schema: dict[str, Any]
 
     assert isinstance(request.text_format, JsonSchema)
     assert msgspec.json.decode(request.text_format.schema) == schema
+
+
+def test_a_model_is_named_by_something_but_blanks() -> None:
+    every = map(chr, range(0x3100))
+
+    assert {letter for letter in every if not MODEL_NAME.search(letter)} == {
+        chr(code) for code in range(0x110000) if chr(code).isspace()
+    }

@@ -10,7 +10,9 @@ Rule 3: ``parse_request(render_request(request)) == request``.
 Source: OpenAI Responses API reference, "Create a response"; Open Responses specification, request body.
 """
 
+import re
 from collections.abc import Collection
+from typing import Final
 
 from dwctl_trio.domain.errors import InvalidRequest
 from dwctl_trio.domain.models import MODEL_CHARACTERS_MAX
@@ -37,6 +39,8 @@ from dwctl_trio.protocol.request_options import (
 )
 from dwctl_trio.protocol.request_tools import parse_request_tools, parse_tool_choice
 
+MODEL_NAME: Final = re.compile("[^\\x09-\\x0d\\x1c-\\x20\\x85\\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+"""Something but blanks, in words that every dialect of regular expressions reads alike, as it does not read ``\\S``."""
 TEMPERATURES = (0, 2)
 """OpenAI's bounds."""
 TOP_PS = (0, 1)
@@ -125,7 +129,7 @@ def parse_model(fields: Fields) -> str:
         InvalidRequest: There is none, or it is too long.
     """
     model = fields.require("model", lambda name: fields.text(name, length_max=MODEL_CHARACTERS_MAX))
-    if not model.strip():
+    if not MODEL_NAME.search(model):
         raise InvalidRequest("Invalid 'model': it must not be empty.", param="model", code="invalid_value")
     return model
 

@@ -40,7 +40,7 @@ _STATUS = choice(request_input.STATUSES)
 _TOOL_NAME = text(least=1, most=request_tools.NAME_CHARACTERS_MAX, pattern=f"^{request_tools.NAME.pattern}$")
 _IMAGE_ADDRESS = text(pattern=f"^({content.IMAGE_ADDRESS})$")
 _SCHEMA_NAME = text(pattern=f"^{options.SCHEMA_NAME.pattern}$")
-_MODEL = text(least=1, most=MODEL_CHARACTERS_MAX, pattern=r"\S")
+_MODEL = text(least=1, most=MODEL_CHARACTERS_MAX, pattern=bounds.MODEL_NAME.pattern)
 
 
 def body_schemas() -> dict[str, Schema]:
