@@ -38,7 +38,7 @@ async def _cancel_many(examples: int) -> None:
 
         await trio.to_thread.run_sync(check)
     print(f"any loop, cancelled anywhere: {examples} runs, rows {dict(rows)}")
-    assert min(rows["canceled"], rows["completed"], rows["failed"]) > 0
+    assert min(rows["canceled"], rows["completed"]) > 0
 
 
 async def _cancel(bench: SweepBench, drawn: Parts, step: int, stream: bool) -> str:

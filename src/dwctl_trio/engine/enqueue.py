@@ -1,5 +1,7 @@
 """Putting a response into the queue: its row and its first events in one commit, and then the word that it is there."""
 
+import trio
+
 from dwctl_trio.domain.claiming import Surface, deadline_of, priority_of
 from dwctl_trio.domain.errors import StoreUnavailable
 from dwctl_trio.domain.events import ResponseCreated, ResponseQueued
@@ -24,7 +26,7 @@ async def enqueue(services: Services, new: NewResponse) -> Response:
         StoreError: It could not be stored; nobody may be told of it.
         IdempotencyKeyHeld: Another row holds its key; nothing was written.
 
-    Cancellation: it is in the queue or it is not.
+    Cancellation: it is in the queue or it is not, and that is settled; the insert is shielded and bounded.
     """
     created_at = await services.queue.read_clock()
     queued = Response(
@@ -65,7 +67,7 @@ async def enqueue_chat(services: Services, new: NewChat) -> None:
         StoreError: It could not be stored.
         IdempotencyKeyHeld: Another row holds its key; nothing was written.
 
-    Cancellation: it is in the queue or it is not.
+    Cancellation: it is in the queue or it is not, and that is settled; the insert is shielded and bounded.
     """
     request = new.request
     await _put(
@@ -91,11 +93,25 @@ async def enqueue_chat(services: Services, new: NewChat) -> None:
 async def _put(services: Services, queued: QueuedResponse) -> None:
     """Insert the row. When the answer of the first try is lost it may be there: the second, and last, finds it."""
     try:
-        await services.queue.enqueue_response(queued)
+        await _insert(services, queued)
     except StoreUnavailable as error:
         response_id = response_id_text(queued.row.response_id)
         _log.warning("enqueueing_unsure", response_id=response_id, reason=str(error))
+        await _insert(services, queued)
+
+
+async def _insert(services: Services, queued: QueuedResponse) -> None:
+    """Insert the row, which no cancellation interrupts half-way: whoever then cancels the response must find it.
+
+    Raises:
+        StoreError: As far as is known it is not there.
+        IdempotencyKeyHeld: The same.
+    """
+    limits = services.limits
+    with trio.move_on_after(limits.store_wait_s + limits.store_call_s, shield=True):
         await services.queue.enqueue_response(queued)
+        return
+    raise StoreUnavailable("the database did not answer in time")
 
 
 def _tell(services: Services, tier: ServiceTier) -> None:
