@@ -1,0 +1,12 @@
+"""What does everything cost? The short set, in less than 5 minutes.
+
+python -m benchmarks [--rounds N] [--effort SHARE] [--json FILE]
+"""
+
+from benchmarks import blocking, first_delta, memory, streaming
+from benchmarks.rig.command import run
+
+SHORT_SET = (streaming.measure, first_delta.measure, blocking.measure, memory.measure)
+
+if __name__ == "__main__":
+    run(__doc__, *SHORT_SET)
