@@ -44,7 +44,7 @@ async def measure(site: Site, effort: float) -> list[Measurement]:
 
 
 def _time_ms(answers: Sequence[Answer]) -> float:
-    return percentile([answer.first_delta_s * 1e3 for answer in answers], 0.50)
+    return percentile([answer.total_s * 1e3 for answer in answers], 0.50)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ class Answer:
 
     first_delta_s: float
     """From the request; of a blocking request, to the end."""
+    total_s: float
     events: int
     """0 for a blocking request."""
 
@@ -91,7 +92,11 @@ async def run_stream(target: Target, request: bytes, *, observe: Callable[[bytes
         ended_at = trio.current_time()
     if not (b"[DONE]" in received or b"event: response.completed" in received):
         raise RuntimeError(f"a stream of {target.path} broke off or failed:\n{bytes(received[-2000:])!r}")
-    return Answer(first_delta_s=(first_delta_at or ended_at) - began_at, events=received.count(b"data: {"))
+    return Answer(
+        first_delta_s=(first_delta_at or ended_at) - began_at,
+        total_s=ended_at - began_at,
+        events=received.count(b"data: {"),
+    )
 
 
 async def run_blocking(stream: trio.SocketStream, request: bytes) -> bytes:
@@ -153,7 +158,8 @@ async def run_blockings(target: Target, request: bytes, *, concurrent: int, coun
                     left -= 1
                     began_at = trio.current_time()
                     await run_blocking(stream, request)
-                    answers.append(Answer(first_delta_s=trio.current_time() - began_at, events=0))
+                    total_s = trio.current_time() - began_at
+                    answers.append(Answer(first_delta_s=total_s, total_s=total_s, events=0))
 
     async with trio.open_nursery() as nursery:
         for _ in range(concurrent):
