@@ -1,10 +1,11 @@
 """The processes of a benchmark: each part in its own, its CPU time and memory read from the kernel."""
 
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _START_S_MAX = 30.0
 _STOP_S_MAX = 20.0
 _URL = re.compile(rb"https?://[0-9.]+:\d+")
 _PAGE_BYTES = 4096
+_NO_ENVIRONMENT: Mapping[str, str] = {}
 
 
 @attrs.frozen(kw_only=True)
@@ -47,10 +49,18 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def open_process(*arguments: str, sign: re.Pattern[bytes] = _URL) -> AsyncIterator[Process]:
-    """``python *arguments`` for the time of the block, once it has printed *sign*: its URL, or what it says instead."""
+async def open_process(
+    *arguments: str, sign: re.Pattern[bytes] = _URL, environment: Mapping[str, str] = _NO_ENVIRONMENT
+) -> AsyncIterator[Process]:
+    """``python *arguments`` for the time of the block.
+
+    Args:
+        arguments: Of the interpreter.
+        sign: What it prints when it is ready; its URL, if it listens.
+        environment: Beside that of this process.
+    """
     async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(_run, arguments)
+        process: trio.Process = await nursery.start(_run, arguments, environment)
         with trio.fail_after(_START_S_MAX):
             found = await _read_sign(process, sign)
         nursery.start_soon(_discard, process)
@@ -61,9 +71,14 @@ async def open_process(*arguments: str, sign: re.Pattern[bytes] = _URL) -> Async
             nursery.cancel_scope.deadline = trio.current_time() + _STOP_S_MAX
 
 
-async def _run(arguments: tuple[str, ...], *, task_status: trio.TaskStatus[trio.Process]) -> None:
+async def _run(
+    arguments: tuple[str, ...], environment: Mapping[str, str], *, task_status: trio.TaskStatus[trio.Process]
+) -> None:
     process = await trio.lowlevel.open_process(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     task_status.started(process)
     try:
