@@ -2,9 +2,9 @@
 
     python -m benchmarks.micro [--rounds N] [--json FILE] [--only TEXT]
 
-CPU is the least of many rounds in microseconds. Instructions are the bytecode instructions that were executed: the same
-in every run of one Python version on any machine, but blind to what is written in C. The ratio is that of the CPU to the
-bare reference: stdlib's ``json.loads`` of a chunk and ``json.dumps`` of its event.
+CPU is the least of many rounds in microseconds. Instructions are the bytecode instructions that were executed: the
+same in every run of one Python version on any machine, but blind to what is written in C. The ratio is that of the CPU
+to the bare reference: stdlib's ``json.loads`` of a chunk and ``json.dumps`` of its event.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -83,9 +83,7 @@ def measure(chosen: Sequence[Case], rounds: int) -> list[Cost]:
         cpu_us = measure_cpu_us(case, rounds)
         ratio = cpu_us / (costs[0].cpu_us if costs else cpu_us)
         costs.append(
-            Cost(
-                name=case.name, unit=case.unit, cpu_us=cpu_us, instructions=count_instructions(case), ratio=ratio
-            )
+            Cost(name=case.name, unit=case.unit, cpu_us=cpu_us, instructions=count_instructions(case), ratio=ratio)
         )
     return costs
 

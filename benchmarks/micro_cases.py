@@ -216,8 +216,7 @@ def _response_cases() -> Iterator[Case]:
     request = _request()
     opening, chain = _opening(request), _small_chain()
     final = assemble(opening, chain, Completed(), ended_at=_CREATED_AT)
-    turn = chain[0].result
-    assert isinstance(turn, ModelTurn), "that is what it was made of"
+    turn = _turn_of(chain)
     plan = _plan(request)
     yield _case("request: decode and parse", lambda: lambda: _parse(_BODY))
     yield _case("request: encode for its row", lambda: lambda: encode_request(request))
@@ -265,6 +264,12 @@ def _small_chain() -> Chain:
     return [step.end(StepState.COMPLETED)]
 
 
+def _turn_of(chain: Chain) -> ModelTurn:
+    turn = chain[0].result
+    assert isinstance(turn, ModelTurn), "that is what the step was"
+    return turn
+
+
 def _whole_response() -> Run:
     """All that is pure of a streamed response: what its row, its client and its upstream get, and the decisions."""
     answer = _opening_chunk() + b"".join(_text_chunks(SMALL_TOKENS)) + _closing_chunks()
@@ -283,8 +288,7 @@ def _whole_response() -> Run:
         final = assemble(opening, chain, Completed(), ended_at=_CREATED_AT)
         emitter.prepare([terminal_event(final)])
         encode_response(final)
-        assert chain[0].result is not None, "it was ended with it"
-        json.encode(render_turn(chain[0].result))
+        json.encode(render_turn(_turn_of(chain)))
 
     return run
 

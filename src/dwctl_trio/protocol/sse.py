@@ -10,9 +10,8 @@ Rule 4: a frame that we write is one event in one piece, its data one line.
 Source: WHATWG HTML Living Standard, "Server-sent events", sections 9.2.5 and 9.2.6.
 """
 
-import attrs
-
 from dwctl_trio.domain.errors import UpstreamError
+from dwctl_trio.domain.values import hot_value
 
 KEEP_ALIVE = b": ping\n"
 """A comment with one newline on purpose: a blank line after an ``id:`` makes OpenAI SDKs raise on an empty event."""
@@ -41,7 +40,7 @@ def encode_frame(event: str | None, data: bytes, id: int | None = None) -> bytes
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (id, event.encode(), data)
 
 
-@attrs.frozen
+@hot_value
 class SseFrame:
     """One event as it was received."""
 
