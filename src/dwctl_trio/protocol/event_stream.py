@@ -83,7 +83,7 @@ class EventEncoder:
     """Turns the numbered events of one response into frames; keeps the template of what is growing."""
 
     def __init__(self) -> None:
-        self._template_of: tuple[ContentKind | CallKind, str, int | None] | None = None
+        self._template_of: tuple[ContentKind | CallKind, str, int, int | None] | None = None
         self._template = b""
 
     def encode(self, first_sequence_number: int, events: Iterable[Event]) -> bytes:
@@ -101,7 +101,7 @@ class EventEncoder:
         return json.escape_line_ends(b"".join(frames))
 
     def _encode_delta(self, number: int, event: ContentDelta | ArgumentsDelta, content_index: int | None) -> bytes:
-        part = (event.kind, event.item_id, content_index)
+        part = (event.kind, event.item_id, event.output_index, content_index)
         if part != self._template_of:
             self._template_of, self._template = part, _delta_template(event)
         return self._template % (number, number, json.encode_unescaped(event.delta))
