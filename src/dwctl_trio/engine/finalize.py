@@ -55,8 +55,9 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
 
     Cancellation: the terminal write is shielded; the telling is not.
     """
-    with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
-        await scope.opened.wait()
+    if not scope.opened.is_set():
+        with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
+            await scope.opened.wait()
     if isinstance(ending, Failed):
         scope.note_failure(ending)
     _end_output(scope, ending)
