@@ -16,7 +16,6 @@ from dwctl_trio.domain.assembly import chain_output, end_call, history_output
 from dwctl_trio.domain.errors import LimitExceeded, UpstreamError, UpstreamRejected
 from dwctl_trio.domain.events import ItemEvent, SubAgentEvent
 from dwctl_trio.domain.failures import describe_failure
-from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.response import ErrorType, ResponseError
 from dwctl_trio.domain.steps import Step, StepState, ToolCall
 from dwctl_trio.domain.transitions import plan_turn
@@ -126,9 +125,7 @@ async def tell(scope: Scope, loop: AgentLoop, events: Sequence[ItemEvent]) -> No
 
 def _start_span(services: Services, scope: Scope, loop: AgentLoop) -> CallSpan:
     new = scope.new
-    traced = TracedCall(
-        model=loop.request.model, upstream=loop.route.upstream, response_id=response_id_text(new.response_id)
-    )
+    traced = TracedCall(model=loop.request.model, upstream=loop.route.upstream, response_id=new.response_id)
     return services.tracing.start_call(traced, new.trace)
 
 
