@@ -13,7 +13,7 @@ from benchmarks.rig.results import Measurement, compared
 from benchmarks.rig.site import Costs, Site, measure_costs
 
 _MODEL = "echo-10"
-_SCENARIOS = (("1 request at a time", 1, 900), ("32 requests at a time", 32, 1800))
+_SCENARIOS = (("blocking, 1 at a time", 1, 900), ("blocking, 32 at a time", 32, 1800))
 """Name, how many at a time, and how many of each target in a full round."""
 
 

@@ -36,8 +36,8 @@ async def measure_idle(site: Site, effort: float) -> dict[str, float]:
 async def measure(site: Site, effort: float) -> list[Measurement]:
     """One round."""
     return [
-        compared("an idle stream", "kB", await measure_idle(site, effort), at_most=IDLE_KB_MAX),
-        compared("a stream at work", "kB", await _measure_new_processes(site, effort, *_AT_WORK)),
+        compared("an idle stream: memory", "kB", await measure_idle(site, effort), at_most=IDLE_KB_MAX),
+        compared("a stream at work: memory", "kB", await _measure_new_processes(site, effort, *_AT_WORK)),
     ]
 
 
