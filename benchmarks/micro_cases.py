@@ -287,7 +287,7 @@ def _whole_response() -> Run:
         next_action(chain, request=request, limits=_LIMITS)
         final = assemble(opening, chain, Completed(), ended_at=_CREATED_AT)
         emitter.prepare([terminal_event(final)])
-        encode_response(final)
+        emitter.encode_response(final)
         json.encode(render_turn(_turn_of(chain)))
 
     return run

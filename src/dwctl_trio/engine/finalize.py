@@ -34,7 +34,6 @@ from dwctl_trio.engine.state import Scope, Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.observability.metrics import EndedResponse, GivenUp
 from dwctl_trio.ports import EndedStep, FinishedResponse
-from dwctl_trio.protocol.response_object import encode_response
 
 _log = get_logger(__name__)
 
@@ -118,7 +117,7 @@ def _finished(scope: Scope, ending: Ending, response: Response, prepared: Prepar
         epoch=scope.epoch,
         state=state,
         response_status=_response_status(scope, ending, response),
-        body=encode_response(response),
+        body=scope.emitter.encode_response(response),
         error=response.error,
         ended=scope.ended_steps(),
         segments=scope.emitter.unstored(prepared),
