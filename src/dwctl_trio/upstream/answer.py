@@ -68,11 +68,13 @@ class HttpAnswer(Generic[Item]):
             return None
         if self._reader.finished:
             return await self._read_usage()
+        self._deadline.expect_chunk()
         try:
-            with self._deadline.expect_chunk():
-                return await anext(self._chunks, None)
+            return await anext(self._chunks, None)
         except httpx.TransportError as error:
             raise UpstreamError("The connection to the model's server broke in the middle of its answer.") from error
+        finally:
+            self._deadline.pause()
 
     async def _read_usage(self) -> bytes | None:
         """The next bytes after the model has stopped: the answer is whole, so nothing can fail any more."""

@@ -37,7 +37,7 @@ from dwctl_trio.protocol.chat_completions import ChunkReassembler, TurnBounds, r
 from dwctl_trio.protocol.rejections import read_rejection
 from dwctl_trio.protocol.trace_context import TraceContext, render_trace_context
 from dwctl_trio.upstream.answer import HttpAnswer, read_error
-from dwctl_trio.upstream.deadline import CallDeadline
+from dwctl_trio.upstream.deadline import CallClock, CallDeadline, open_call_clock
 from dwctl_trio.upstream.direct import DirectTransport
 from dwctl_trio.upstream.plain import PlainTransport
 from dwctl_trio.upstream.transport_options import TransportOptions
@@ -82,10 +82,11 @@ async def open_upstreams(configs: Sequence[UpstreamConfig], limits: Limits) -> A
     """Clients for all of *configs* for the time of the block; one TLS context serves them all."""
     tls = httpx.create_ssl_context(trust_env=False)
     async with AsyncExitStack() as stack:
+        clock = stack.enter_context(open_call_clock())
         clients = {}
         for config in configs:
             transport = await stack.enter_async_context(_make_transport(config, limits, tls))
-            clients[config.name] = UpstreamClient(transport, config, limits)
+            clients[config.name] = UpstreamClient(transport, config, limits, clock)
         yield Upstreams(clients)
 
 
@@ -106,11 +107,15 @@ class UpstreamClient:
         transport: Used by nobody else; one of this package, whose answers ``HttpAnswer`` can read.
         config: Where, as whom, and how it differs from others.
         limits: The bounds where *config* is silent.
+        clock: Looks after the calls.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, config: UpstreamConfig, limits: Limits) -> None:
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, config: UpstreamConfig, limits: Limits, clock: CallClock
+    ) -> None:
         self._transport = transport
         self._config = config
+        self._clock = clock
         self._timing = self._with_own_times(limits, config.timeouts)
         self._limits = limits
         self._places = trio.Semaphore(config.max_concurrency, max_value=config.max_concurrency)
@@ -161,7 +166,7 @@ class UpstreamClient:
         """Send what *render* gives to *url*, once there is a place for it, and wait for the head."""
         await self._take_place()
         try:
-            with CallDeadline(self._timing, is_whole=is_whole) as deadline:
+            with CallDeadline(self._clock, self._timing, is_whole=is_whole) as deadline:
                 # Nobody else holds the body, so that it is gone when it was sent.
                 response = await self._send(url, _Body(render()), deadline, trace)
                 try:
