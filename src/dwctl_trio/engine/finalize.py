@@ -55,8 +55,9 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
 
     Cancellation: the terminal write is shielded; the telling is not.
     """
-    with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
-        await scope.opened.wait()
+    if not scope.opened.is_set():
+        with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
+            await scope.opened.wait()
     if isinstance(ending, Failed):
         scope.note_failure(ending)
     _end_output(scope, ending)
@@ -158,27 +159,25 @@ async def write_ending(
 
     Cancellation: shielded and bounded.
     """
-    response_id = response_id_text(finished.row.response_id)
+    response_id = finished.row.response_id
 
     async def finish() -> None:  # the times of the calls count back from the write
         await services.store.finish_response(attrs.evolve(finished, ended=ended_steps()))
 
     with trio.move_on_after(services.limits.terminal_write_s, shield=True):
         try:
-            await write_until_taken(
-                services, finished.row.response_id, finish, services.metrics.terminal_write_failures
-            )
+            await write_until_taken(services, response_id, finish, services.metrics.terminal_write_failures)
         except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
-            _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
+            _log.error("terminal_write_refused", response_id=response_id_text(response_id), reason=str(error))
             is_lost = isinstance(error, LeaseLost)
             services.metrics.note_given_up(GivenUp.LEASE_LOST if is_lost else GivenUp.REFUSED)
             return False
         except Exception:  # noqa: BLE001 - supervision boundary: the terminal write, for the client is still to be told
-            _log.exception("terminal_write_refused", response_id=response_id)
+            _log.exception("terminal_write_refused", response_id=response_id_text(response_id))
             services.metrics.note_given_up(GivenUp.REFUSED)
             return False
         return True
-    _log.error("terminal_write_given_up", response_id=response_id)
+    _log.error("terminal_write_given_up", response_id=response_id_text(response_id))
     services.metrics.note_given_up(GivenUp.TIMEOUT)
     return False
 
