@@ -243,7 +243,8 @@ class DirectConnection:
                 if self._is_over or requests.fault is not None:  # before there was anything to cancel
                     nursery.cancel_scope.cancel()
                 await self._answer(request, writer, head)
-                nursery.cancel_scope.cancel()
+                if nursery.child_tasks:  # to cancel nobody costs as much as to cancel somebody
+                    nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - supervision boundary: a request, whose fault ends its connection
             _log.error("server_fault", message="a request has failed", exc_info=error)
             if not writer.has_begun:
