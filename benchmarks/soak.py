@@ -160,9 +160,8 @@ async def _record(target: Target, request: bytes, wait_s: float) -> Recording:
 async def _watch(
     soak: Soak, server: Process, upstream: Process, began_at: float, tally: Tally, samples: list[_Sample]
 ) -> None:
-    """Sample from when all streams have begun until the time is over, and tell how it goes."""
+    """Sample until the time is over, and tell how it goes."""
     told_at = began_at
-    await trio.sleep_until(began_at + soak.spread_s)
     while True:
         now = trio.current_time()
         sample = _Sample(
@@ -176,15 +175,16 @@ async def _watch(
         if now >= told_at + _PROGRESS_S:
             told_at = now
             faults = {name: tally.counts[name] for name in ("events", "lost", "doubled", "invalid", "failed")}
-            tell(f"{sample.at_s:.0f} s: {faults}, {sample.memory_mb:.0f} MB, {_percent(samples, 'server_s'):.0f} %")
+            tell(f"{sample.at_s:.0f} s: {faults}, {sample.memory_mb:.0f} MB, {_percent(soak, samples, 'server_s'):.0f} %")
         if sample.at_s >= soak.seconds:
             return
         await trio.sleep_until(min(now + soak.seconds / _SAMPLES, began_at + soak.seconds))
 
 
-def _percent(samples: Sequence[_Sample], of: str) -> float:
-    """The share of a core between the first sample and the last."""
-    first, last = samples[0], samples[-1]
+def _percent(soak: Soak, samples: Sequence[_Sample], of: str) -> float:
+    """The share of a core from when all streams had begun."""
+    last = samples[-1]
+    first = next((sample for sample in samples if sample.at_s >= soak.spread_s), last)
     elapsed_s = last.at_s - first.at_s
     return 100 * (getattr(last, of) - getattr(first, of)) / elapsed_s if elapsed_s else 0.0
 
@@ -200,9 +200,9 @@ def _measurements(soak: Soak, tally: Tally, samples: Sequence[_Sample]) -> list[
         Measurement(name="added delay, median", unit="ms", value=percentile(delays_ms, 0.5)),
         Measurement(name="added delay, p99", unit="ms", value=percentile(delays_ms, 0.99), at_most=DELAY_MS_MAX),
         Measurement(name="added delay, most", unit="ms", value=max(delays_ms)),
-        Measurement(name="of a core", unit="%", value=_percent(samples, "server_s"), at_most=CORE_PERCENT_MAX),
-        Measurement(name="of a core, the upstream", unit="%", value=_percent(samples, "upstream_s")),
-        Measurement(name="of a core, the load and its checks", unit="%", value=_percent(samples, "load_s")),
+        Measurement(name="of a core", unit="%", value=_percent(soak, samples, "server_s"), at_most=CORE_PERCENT_MAX),
+        Measurement(name="of a core, the upstream", unit="%", value=_percent(soak, samples, "upstream_s")),
+        Measurement(name="of a core, the load and its checks", unit="%", value=_percent(soak, samples, "load_s")),
         *_memory(soak, samples),
     ]
 

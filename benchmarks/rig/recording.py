@@ -19,6 +19,7 @@ END = b"0\r\n\r\n"
 """Of a chunked body."""
 
 _TOKEN = re.compile(rb'"delta":"(\d+):(\d+) "')
+_ERROR = re.compile(rb'"error":{[^}]*}|"incomplete_details":{[^}]*}')
 _COMPLETED = b"event: response.completed\n"
 
 
@@ -63,8 +64,11 @@ def examine(recording: Recording, request: ResponseRequest, tokens: int) -> Find
     head, _, chunks = raw.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         return Findings(failure=raw[:500].decode(errors="replace"))
-    if not raw.endswith(END) or _COMPLETED not in raw:
-        return Findings(failure=f"it ended with {raw[-500:]!r}")
+    if not raw.endswith(END):
+        return Findings(failure=f"it broke off after {raw[-500:]!r}")
+    if _COMPLETED not in raw:
+        error = _ERROR.search(raw)
+        return Findings(failure=f"it did not complete: {error[0] if error else raw[-500:]!r}")
     body = _unchunked(chunks)
     numbers = [int(found[1]) for found in _TOKEN.finditer(body)]
     told = set(numbers)
