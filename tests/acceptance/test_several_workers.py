@@ -1,5 +1,6 @@
 """``serve`` with two workers: one port, one page of metrics, and no process whose death takes the others along."""
 
+import json
 import os
 import signal
 import socket
@@ -7,7 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from tests.acceptance.conftest import (
     get_response,
     open_server,
     open_world,
+    wait_none_under_way,
     write_config,
 )
 from tests.observability.scrapes import Scrape
@@ -288,3 +290,56 @@ async def test_what_keeps_all_from_starting_is_one_line_and_nothing_is_tried_aga
     assert "Address already in use; stop the program that has it" in taken[1]
     assert "has ended with status 1 before all workers served; what it said of that is above" in crowded[1]
     assert "Run: dwctl-trio migrate" in unmigrated[1]
+
+
+# -- for long
+
+
+KILLS = 20
+ASKERS = 8
+
+
+@pytest.mark.long
+async def test_under_a_storm_of_kills_every_response_ends_and_the_server_stays(postgres_dsn, tmp_path, capsys):
+    limits = attrs.evolve(QUICK, worker_restart_cap_s=0.2)
+    async with (
+        open_world(postgres_dsn, tmp_path, limits, workers=2) as (path, pool, _),
+        open_server(path) as server,
+    ):
+        outcomes: Counter[str] = Counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(ASKERS):
+                nursery.start_soon(ask_for_ever, server, outcomes)
+            for kill in range(KILLS):
+                after, number = len(server.log), kill % 2 + 1
+                os.kill(workers_of(server)[number], signal.SIGKILL)
+                await server.wait_logged("worker_process_ready", after=after)
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(WAIT_S):
+            await wait_none_under_way(pool)
+        endings = Counter(row[0] for row in await pool.fetch(ENDINGS))
+        async with at_each(server) as (client, _):
+            scrape = Scrape((await client.get("/metrics")).text)
+        assert await server.end_by(signal.SIGTERM) == 0
+
+    with capsys.disabled():
+        sys.stdout.write(f"\n{KILLS} kills: {dict(outcomes)} to clients, {dict(endings)} in the database\n")
+    assert scrape.rows("dwctl_worker_starts_total", "worker") == {("1",): 1 + KILLS / 2, ("2",): 1 + KILLS / 2}
+    assert server.events.count("worker_process_ended") == KILLS
+    assert endings["completed/"] >= outcomes["completed"] > 10 * KILLS
+    assert set(endings) <= {"completed/", "failed/step_abandoned", "canceled/"}
+
+
+async def ask_for_ever(server: Server, outcomes: Counter[str]) -> None:
+    """Ask again and again, each time on a connection of its own, and count what becomes of it."""
+    body = json.dumps({"model": "echo-5", "input": "hello"})
+    head = "POST /v1/responses HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    parts = urlsplit(server.url)
+    while True:
+        answer = b""
+        with suppress(OSError, trio.BrokenResourceError):
+            async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
+                await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+                answer = b"".join([piece async for piece in stream])
+        is_whole = answer.startswith(b"HTTP/1.1 200 ") and b'"status":"completed"' in answer
+        outcomes["completed" if is_whole else "cut"] += 1

@@ -91,6 +91,7 @@ class Workers:
 
     def stop(self) -> None:
         """Let all drain, and start none any more."""
+        _log.info("server_stopping")
         self._running.cancel()
 
     def abort(self) -> None:
