@@ -45,6 +45,7 @@ upstreams:
        named_tool_choice: false, reasoning_history: reasoning_content, efforts: {xhigh: high}}
     headers: {X-Team: "blue ${TEAM}"}
     timeouts: {connect_s: 1, first_byte_s: 2.5, chunk_s: 3, total_s: 4}
+    transport: httpx
 models:
   - {name: gpt-4o, upstream: local, upstream_model: Qwen3-32B,
      price: {input_per_million: 0.15, output_per_million: "0.60", currency: EUR}, tools: []}
@@ -58,6 +59,7 @@ tools:
 limits: {turns: 3, keep_alive_s: 5}
 flex_on_disconnect: cancel
 hosted_tools: ignore
+http_server: hypercorn
 tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
 """
@@ -109,6 +111,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
                 ),
                 headers=(("X-Team", "blue whale"),),
                 timeouts=UpstreamTimeouts(connect_s=1.0, first_byte_s=2.5, chunk_s=3.0, total_s=4.0),
+                transport="httpx",
             ),
         ),
         models=(
@@ -139,6 +142,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
         flex_on_disconnect="cancel",
         hosted_tools="ignore",
+        http_server="hypercorn",
         tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
     )
@@ -171,7 +175,7 @@ def test_a_key_without_a_value_is_a_key_that_is_not_there(document: dict[str, An
 
 
 def test_null_in_an_upstream_is_its_default() -> None:
-    keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts"])
+    keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts", "transport"])
     flags = {"quirks": dict.fromkeys(field.name for field in attrs.fields(Quirks))}
 
     assert parse_config(with_upstream(**keys)) == parse_config(with_upstream())
@@ -190,6 +194,7 @@ OVERRIDES: list[tuple[str, str, str, Any]] = [
     ("DWCTL_AUTH__MODE", "keys", "auth_mode", "keys"),
     ("DWCTL_FLEX_ON_DISCONNECT", "cancel", "flex_on_disconnect", "cancel"),
     ("DWCTL_HOSTED_TOOLS", "ignore", "hosted_tools", "ignore"),
+    ("DWCTL_HTTP_SERVER", "direct", "http_server", "direct"),
     ("DWCTL_LOG_LEVEL", "error", "log_level", "error"),
 ]
 
@@ -414,10 +419,11 @@ known_names = st.sampled_from(
         *("host", "port", "workers", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits"),
         "log_level",
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
+        "transport",
         *("named_tool_choice", "reasoning_history", "efforts", "xhigh"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
-        *("flex_on_disconnect", "hosted_tools"),
+        *("flex_on_disconnect", "hosted_tools", "http_server"),
         *("kind", "url", "parameters", "timeout_s", "idempotent", "instructions"),
     ]
 )
@@ -531,6 +537,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 },
             ),
             "timeouts": st.dictionaries(st.sampled_from(["connect_s", "first_byte_s", "chunk_s", "total_s"]), seconds),
+            "transport": st.sampled_from(["direct", "httpx"]),
         },
     )
     upstreams = draw(st.dictionaries(names, upstream, min_size=1, max_size=2))
@@ -561,6 +568,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
         "flex_on_disconnect": draw(st.sampled_from(["continue", "cancel"])),
         "hosted_tools": draw(st.sampled_from(["refuse", "ignore"])),
+        "http_server": draw(st.sampled_from(["direct", "hypercorn"])),
         "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
         "models": models,

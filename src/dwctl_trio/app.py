@@ -18,7 +18,7 @@ from dwctl_trio.http.application import build_application
 from dwctl_trio.http.authentication import Authenticator
 from dwctl_trio.http.door import Door
 from dwctl_trio.http.drain import end_live, run_drain
-from dwctl_trio.http.server import open_listener, open_shared_listener, run_server, url_of
+from dwctl_trio.http.server import WAYS, open_listener, open_shared_listener, run_server, url_of
 from dwctl_trio.observability.worker_metrics import WorkersPage
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import PostgresKeyStore
@@ -65,7 +65,8 @@ async def run_api(
             enter=admission.enter,
         )
         app = build_application(api, process.store)
-        serve = partial(run_server, app, listener, config.limits, door=door, wait_stop=stopping.wait)
+        connections = WAYS[config.http_server](app, config.limits, door)
+        serve = partial(run_server, connections, listener, config.limits, door=door, wait_stop=stopping.wait)
         listener.listen(config.limits.connection_backlog)
         async with trio.open_nursery() as server:
             server.start_soon(serve, name="http_server")

@@ -38,6 +38,8 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _FLEX_ON_DISCONNECT = ("continue", "cancel")
 _HOSTED_TOOLS = ("refuse", "ignore")
+_TRANSPORTS = ("direct", "httpx")
+_HTTP_SERVERS = ("direct", "hypercorn")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
@@ -104,6 +106,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "owners",
             "flex_on_disconnect",
             "hosted_tools",
+            "http_server",
             "tracing",
             "limits",
             "log_level",
@@ -128,6 +131,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         owners=_parse_owners(top.section("owners")),
         flex_on_disconnect=top.choice("flex_on_disconnect", "continue", _FLEX_ON_DISCONNECT),
         hosted_tools=top.choice("hosted_tools", "refuse", _HOSTED_TOOLS),
+        http_server=top.choice("http_server", "direct", _HTTP_SERVERS),
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
@@ -140,7 +144,7 @@ def _parse_upstreams(section: Section) -> tuple[UpstreamConfig, ...]:
 
 
 def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
-    section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts"))
+    section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "transport"))
     base_url = section.text("base_url").strip()
     if not is_base_url(base_url):
         section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {show(mask_url(base_url))}")
@@ -158,6 +162,7 @@ def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
         timeouts=UpstreamTimeouts(
             **{field.name: timeouts.seconds(field.name) for field in attrs.fields(UpstreamTimeouts)}
         ),
+        transport=section.choice("transport", "direct", _TRANSPORTS),
     )
 
 
