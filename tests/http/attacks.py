@@ -58,6 +58,8 @@ ATTACKS: dict[str, bytes] = {
     "TRACE": b"TRACE / HTTP/1.1\r\nHost: t\r\n\r\n",
     "OPTIONS *": b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n",
     "absolute URL": b"GET http://example.com/healthz HTTP/1.1\r\nHost: t\r\n\r\n",
+    "absolute URL that is none": b"GET http://[ HTTP/1.1\r\nHost: t\r\n\r\n",
+    "absolute URL without a path": b"GET http://example.com HTTP/1.1\r\nHost: t\r\n\r\n",
     "method unknown": b"BREW /v1/responses HTTP/1.1\r\nHost: t\r\n\r\n",
     "method with odd bytes": b"G\xffT / HTTP/1.1\r\nHost: t\r\n\r\n",
     "path with odd bytes": b"GET /\xff\xfe HTTP/1.1\r\nHost: t\r\n\r\n",
