@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import attrs
 import trio
 
-from benchmarks.micro_cases import Case, cases
+from benchmarks.micro_cases import Case, Run, cases
 
 _ROUND_NS_MIN = 2_000_000
 """A round lasts at least so long, or what the clock costs would show."""
@@ -42,22 +43,41 @@ class Cost:
 def count_instructions(case: Case) -> float:
     """The bytecode instructions that one unit of *case* executes, once everything is warm."""
     case.prepare()()
-    run = case.prepare()
-    count = 0
+    return _count(case.prepare()) / case.units
 
-    def trace(frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
 
-    traced_before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        run()
-    finally:
-        sys.settrace(traced_before)
-    return count / case.units
+if sys.version_info >= (3, 12):
+
+    def _count(run: Run) -> int:
+        monitoring, tool, counted = sys.monitoring, sys.monitoring.PROFILER_ID, count(0)
+        monitoring.use_tool_id(tool, __name__)
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, lambda _code, _at: next(counted))
+        monitoring.set_events(tool, monitoring.events.INSTRUCTION)
+        try:
+            run()
+        finally:
+            monitoring.set_events(tool, 0)
+            monitoring.free_tool_id(tool)
+        return next(counted)
+
+else:
+
+    def _count(run: Run) -> int:
+        counted = count(0)
+
+        def trace(frame: FrameType, event: str, _arg: object) -> Any:
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            if event == "opcode":
+                next(counted)
+            return trace
+
+        traced_before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            run()
+        finally:
+            sys.settrace(traced_before)
+        return next(counted)
 
 
 def measure_cpu_us(case: Case, rounds: int) -> float:

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import attrs
 
-from dwctl_trio.domain.assembly import assemble, chain_output, history_output, running_calls, terminal_event
+from dwctl_trio.domain.assembly import assemble, history_output, output_length, running_calls, terminal_event
 from dwctl_trio.domain.events import ItemEvent, ResponseCreated, ResponseInProgress
+from dwctl_trio.domain.ids import item_id
 from dwctl_trio.domain.items import CallKind, ItemStatus, McpCall, OutputItem
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.models import ModelRoute
@@ -287,7 +288,7 @@ def _whole_response() -> Run:
         next_action(chain, request=request, limits=_LIMITS)
         final = assemble(opening, chain, Completed(), ended_at=_CREATED_AT)
         emitter.prepare([terminal_event(final)])
-        encode_response(final)
+        emitter.encode_response(final)
         json.encode(render_turn(_turn_of(chain)))
 
     return run
@@ -311,7 +312,11 @@ def _long_chain(steps: int) -> Chain:
     for number in range(0, steps, 2):
         call_id, arguments = f"call_{number}", '{"city":"Porto"}'
         call = McpCall(
-            id=f"mcp_{number}", status=ItemStatus.IN_PROGRESS, call_id=call_id, name="get_weather", arguments=arguments
+            id=item_id("mcp", UUID(int=number + 1), 0),
+            status=ItemStatus.IN_PROGRESS,
+            call_id=call_id,
+            name="get_weather",
+            arguments=arguments,
         )
         turn = ModelTurn(items=(call,), finish_reason=FinishReason.TOOL_CALLS, usage=_USAGE)
         tool = ToolCall(call_id=call_id, name="get_weather", arguments=arguments)
@@ -334,7 +339,7 @@ def _decisions(chain: Chain, steps: range) -> Callable[[], Callable[[], None]]:
             before, after = chain[: number - 1], chain[:number]
             if isinstance(chain[number - 1].descriptor, ModelCall):
                 _plan(request, _TOOLS, before)
-                len(chain_output(before))
+                output_length(before)
                 history_output(before)
                 running_calls(after)
             next_action(after, request=request, limits=_LIMITS)

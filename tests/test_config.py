@@ -36,6 +36,7 @@ upstreams:
        named_tool_choice: false, reasoning_history: reasoning_content, efforts: {xhigh: high}}
     headers: {X-Team: "blue ${TEAM}"}
     timeouts: {connect_s: 1, first_byte_s: 2.5, chunk_s: 3, total_s: 4}
+    transport: httpx
 models:
   - {name: gpt-4o, upstream: local, upstream_model: Qwen3-32B,
      price: {input_per_million: 0.15, output_per_million: "0.60", currency: EUR}, tools: []}
@@ -100,6 +101,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
                 ),
                 headers=(("X-Team", "blue whale"),),
                 timeouts=UpstreamTimeouts(connect_s=1.0, first_byte_s=2.5, chunk_s=3.0, total_s=4.0),
+                transport="httpx",
             ),
         ),
         models=(
@@ -163,7 +165,7 @@ def test_a_key_without_a_value_is_a_key_that_is_not_there(document: dict[str, An
 
 
 def test_null_in_an_upstream_is_its_default() -> None:
-    keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts"])
+    keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts", "transport"])
     flags = {"quirks": dict.fromkeys(field.name for field in attrs.fields(Quirks))}
 
     assert parse_config(with_upstream(**keys)) == parse_config(with_upstream())
@@ -382,6 +384,7 @@ known_names = st.sampled_from(
     [
         *("host", "port", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits", "log_level"),
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
+        "transport",
         *("named_tool_choice", "reasoning_history", "efforts", "xhigh"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
@@ -499,6 +502,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 },
             ),
             "timeouts": st.dictionaries(st.sampled_from(["connect_s", "first_byte_s", "chunk_s", "total_s"]), seconds),
+            "transport": st.sampled_from(["direct", "httpx"]),
         },
     )
     upstreams = draw(st.dictionaries(names, upstream, min_size=1, max_size=2))

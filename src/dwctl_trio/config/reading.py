@@ -36,6 +36,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _FLEX_ON_DISCONNECT = ("continue", "cancel")
 _HOSTED_TOOLS = ("refuse", "ignore")
+_TRANSPORTS = ("direct", "httpx")
 _HTTP_SERVERS = ("direct", "hypercorn")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _RATE_MAX = 1_000_000_000
@@ -137,7 +138,7 @@ def _parse_upstreams(section: Section) -> tuple[UpstreamConfig, ...]:
 
 
 def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
-    section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts"))
+    section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "transport"))
     base_url = section.text("base_url").strip()
     if not is_base_url(base_url):
         section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {show(mask_url(base_url))}")
@@ -155,6 +156,7 @@ def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
         timeouts=UpstreamTimeouts(
             **{field.name: timeouts.seconds(field.name) for field in attrs.fields(UpstreamTimeouts)}
         ),
+        transport=section.choice("transport", "direct", _TRANSPORTS),
     )
 
 

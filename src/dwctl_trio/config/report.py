@@ -49,6 +49,7 @@ def _render_upstream(upstream: UpstreamConfig) -> dict[str, object]:
         },
         "headers": {name: MASK for name, _ in upstream.headers},
         "timeouts": {name: value for name, value in timeouts.items() if value is not None},
+        "transport": upstream.transport,
     }
 
 

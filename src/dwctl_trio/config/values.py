@@ -47,6 +47,8 @@ class UpstreamConfig:
     """Sent with every call."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     """Where its times differ from ``limits``."""
+    transport: str = "direct"
+    """What carries its calls: ``direct``, HTTP/1.1 on Trio's sockets, or ``httpx``, httpx's own, which costs more."""
 
 
 @attrs.frozen(kw_only=True)

@@ -155,7 +155,9 @@ class Limits:
     upstream_total_s: float = _bounded(3600.0, minimum=0.1, maximum=86400.0)
     """For the whole call, the original's flex deadline."""
     upstream_idle_connections: int = _bounded(20, minimum=0, maximum=1000)
-    """Connections kept open to one upstream; each request scans them all, which costs more than a few save."""
+    """Connections kept open to one upstream; httpx's own transport scans them all with each request."""
+    upstream_idle_s: float = _bounded(5.0, minimum=0.0, maximum=3600.0)
+    """For one of them to be kept; servers close theirs after 5 s or more, as a rule."""
     upstream_wait_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
     """For a place at an upstream with ``max_concurrency`` calls under way; then 429."""
     upstream_event_bytes: int = _bounded(1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024)

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from dwctl_trio.domain.events import Event
+from dwctl_trio.domain.response import Response
 from dwctl_trio.ports import EventSegment, EventSink
 from dwctl_trio.protocol.event_stream import EventEncoder
 
@@ -68,6 +69,10 @@ class Emitter:
     def prepare(self, events: Sequence[Event]) -> PreparedEvents:
         """Encode *events* with the next numbers without using these up."""
         return PreparedEvents(frames=self._encoder.encode(self._next_number, events), count=len(events))
+
+    def encode_response(self, response: Response) -> bytes:
+        """*response* as JSON text, as its events show it."""
+        return self._encoder.encode_response(response)
 
     async def send(self, prepared: PreparedEvents) -> None:
         """Log and send what was prepared last; see ``emit``."""

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 
 import trio
 
-from dwctl_trio.domain.assembly import chain_output, end_call, history_output
+from dwctl_trio.domain.assembly import end_call, history_output, output_length
 from dwctl_trio.domain.errors import LimitExceeded, UpstreamError, UpstreamRejected
 from dwctl_trio.domain.events import ItemEvent, SubAgentEvent
 from dwctl_trio.domain.failures import describe_failure
@@ -41,7 +41,7 @@ async def execute_model_call(services: Services, scope: Scope, loop: AgentLoop, 
     plan = plan_turn(
         chain, tools=loop.tools, choice=loop.request.tool_choice, request=scope.new.request, tree=scope.tree
     )
-    first = len(chain_output(chain))
+    first = output_length(chain)
     current = loop.model_step = loop.make_model_step(step, first_output_index=first, plan=plan)
     span = _start_span(services, scope, loop)
     call = UpstreamCall(

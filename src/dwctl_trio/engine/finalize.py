@@ -11,7 +11,7 @@ from contextlib import suppress
 import attrs
 import trio
 
-from dwctl_trio.domain.assembly import assemble, chain_output, terminal_event
+from dwctl_trio.domain.assembly import assemble, chain_output, output_length, terminal_event
 from dwctl_trio.domain.errors import LeaseLost, StoreError, StoreUnavailable
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.items import McpCall
@@ -34,7 +34,6 @@ from dwctl_trio.engine.state import Scope, Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.observability.metrics import EndedResponse, GivenUp
 from dwctl_trio.ports import EndedStep, FinishedResponse
-from dwctl_trio.protocol.response_object import encode_response
 
 _log = get_logger(__name__)
 
@@ -96,7 +95,7 @@ def _end_output(scope: Scope, ending: Ending) -> None:
     chain = scope.chain_of(top)
     begun = next((step for step in chain if step.is_open and isinstance(step.descriptor, ModelCall)), None)
     if top.model_step is None and begun is not None:  # it was opened, and no more
-        top.model_step = top.make_model_step(begun, first_output_index=len(chain_output(chain)))
+        top.model_step = top.make_model_step(begun, first_output_index=output_length(chain))
     is_in_turn = top.model_step is not None and scope.steps[top.model_step.step.id].is_open
     if top.model_step is not None and is_in_turn:
         scope.emitter.note(top.model_step.close_output())
@@ -119,7 +118,7 @@ def _finished(scope: Scope, ending: Ending, response: Response, prepared: Prepar
         epoch=scope.epoch,
         state=state,
         response_status=_response_status(scope, ending, response),
-        body=encode_response(response),
+        body=scope.emitter.encode_response(response),
         error=response.error,
         ended=scope.ended_steps(),
         segments=scope.emitter.unstored(prepared),

@@ -37,10 +37,11 @@ from dwctl_trio.domain.events import (
     SubAgentEvent,
 )
 from dwctl_trio.domain.items import CallKind
+from dwctl_trio.domain.response import Response
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.logprobs import render_event_logprobs
 from dwctl_trio.protocol.output_items import render_item, render_part
-from dwctl_trio.protocol.response_object import render_response
+from dwctl_trio.protocol.response_object import ResponseEncoder, render_response
 from dwctl_trio.protocol.sse import encode_frame
 
 DELTA_TYPES: Final = {
@@ -85,6 +86,7 @@ class EventEncoder:
     def __init__(self) -> None:
         self._template_of: tuple[ContentKind | CallKind, str, int, int | None] | None = None
         self._template = b""
+        self._responses = ResponseEncoder()
 
     def encode(self, first_sequence_number: int, events: Iterable[Event]) -> bytes:
         """The frames of *events*, numbered from *first_sequence_number* on, in one buffer."""
@@ -95,10 +97,19 @@ class EventEncoder:
             elif type(event) is ArgumentsDelta:
                 frames.append(self._encode_delta(number, event, None))
             else:
-                kind, fields = render_event(event)
+                kind, fields = self._render(event)
                 data = json.encode_unescaped({"type": kind, "sequence_number": number, **fields})
                 frames.append(encode_frame(kind, data, number))
         return json.escape_line_ends(b"".join(frames))
+
+    def encode_response(self, response: Response) -> bytes:
+        """As ``response_object.encode_response``; what an event told of it already is not encoded again."""
+        return self._responses.encode(response)
+
+    def _render(self, event: Event) -> tuple[str, dict[str, object]]:
+        if isinstance(event, SnapshotEvent):
+            return SNAPSHOT_TYPES[type(event)], {"response": msgspec.Raw(self._responses.encode(event.response))}
+        return render_event(event)
 
     def _encode_delta(self, number: int, event: ContentDelta | ArgumentsDelta, content_index: int | None) -> bytes:
         part = (event.kind, event.item_id, event.output_index, content_index)

@@ -1,0 +1,122 @@
+"""One request on a connection: it goes out, and the head of its answer comes in.
+
+Rule 1: whoever sends a body that the sockets' buffers do not hold reads at the same time, for the answer may come
+before its end: a server that refuses a large request says so and reads no further.
+Rule 2: a connection that breaks under the request may still hold the answer, so it is read to its end.
+"""
+
+import attrs
+import httpx
+import trio
+
+from dwctl_trio.protocol.http1 import AnswerHead, Exchange, UnsendableHttp, render_chunk
+from dwctl_trio.upstream.wire import Wire
+
+_REFUSED_FROM = 400
+"""Statuses that make the rest of a request's body pointless."""
+
+
+async def exchange_heads(wire: Wire, request: httpx.Request) -> AnswerHead:
+    """Send *request* over *wire* and read the head of its answer.
+
+    Returns:
+        The head; it is the last on this connection if the request was not sent to its end.
+
+    Raises:
+        OSError, trio.BrokenResourceError: The connection broke.
+        MalformedHttp: The answer has no head, or none of HTTP's.
+        UnsendableHttp: The request is not one.
+    """
+    exchange, upload = Exchange(), _Upload(wire, request)
+    rendered = exchange.render_head(request.method.encode("ascii"), request.url.raw_path, request.headers.raw)
+    await upload.begin(rendered)
+    if upload.is_under_way:
+        head = await _read_head_early(wire, exchange, upload)
+    else:
+        head = await _read_head(wire, exchange)
+    return head if upload.is_whole else attrs.evolve(head, is_last=True)
+
+
+async def _read_head(wire: Wire, exchange: Exchange) -> AnswerHead:
+    while True:
+        data = await wire.receive()
+        if not data:
+            exchange.feed_eof()
+        head = exchange.feed(data)
+        if head is not None:
+            return head
+
+
+async def _read_head_early(wire: Wire, exchange: Exchange, upload: "_Upload") -> AnswerHead:
+    """Read the head while *upload* goes on; wait for the end of that, too, unless it was refused."""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload.finish, name="upload")
+            head = await _read_head(wire, exchange)
+            if head.status >= _REFUSED_FROM:
+                nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    return head
+
+
+class _Upload:
+    """The body of a request on its way."""
+
+    def __init__(self, wire: Wire, request: httpx.Request) -> None:
+        assert isinstance(request.stream, httpx.AsyncByteStream), "an asynchronous transport sends asynchronous bodies"
+        self._wire = wire
+        self._pieces = aiter(request.stream)
+        self._is_chunked = "transfer-encoding" in request.headers
+        self._left = int(request.headers.get("content-length", 0))
+        """Bytes that the stream still has to give, if its length is known."""
+        self._is_given = not (self._is_chunked or self._left)
+        """Whether the stream has given all that it has."""
+        self._unsent = memoryview(b"")
+        self._is_broken = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was sent."""
+        return self._is_given and not self._unsent and not self._is_broken
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is more to be sent, and somebody to send it to."""
+        return not (self.is_whole or self._is_broken)
+
+    async def begin(self, head: bytes) -> None:
+        """Send *head* and as much as goes without an answer."""
+        data = head + await self._next()
+        try:
+            self._unsent = await self._wire.send_first(data)
+        except (OSError, trio.BrokenResourceError):
+            self._is_broken = True
+
+    async def finish(self) -> None:
+        """Send what is left."""
+        try:
+            while not self.is_whole:
+                await self._wire.send_all(self._unsent)
+                self._unsent = memoryview(await self._next())
+        except (OSError, trio.BrokenResourceError):
+            self._is_broken = True
+
+    async def _next(self) -> bytes:
+        """What is to be sent next; nothing at the end."""
+        if self._is_given:
+            return b""
+        async for piece in self._pieces:
+            if not piece:
+                continue
+            if self._is_chunked:
+                return render_chunk(piece)
+            self._left -= len(piece)
+            self._is_given = not self._left
+            if self._left < 0:
+                break
+            return piece
+        if not self._is_chunked:
+            raise UnsendableHttp("the body of the request is not as long as its head says")
+        self._is_given = True
+        return render_chunk(b"")
