@@ -38,6 +38,8 @@ ATTACKS: dict[str, bytes] = {
     "header name with a blank": GET + b"Bad Name: x\r\n\r\n",
     "header value with NUL": GET + b"X: a\x00b\r\n\r\n",
     "header without a colon": GET + b"nonsense\r\n\r\n",
+    "headers of blanks": GET + b"X:  \r\n" * 200 + b"\0\r\n\r\n",
+    "header of 60,000 blanks": GET + b"X:" + b" " * 60_000 + b"\0\r\n\r\n",
     "header folded": GET + b"X: a\r\n b\r\n\r\n",
     "header of 100,000 bytes": GET + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
     "headers of 100,000 bytes": GET + b"X: xxxxxx\r\n" * 10_000 + b"\r\n",
