@@ -6,7 +6,7 @@ from itertools import product
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.errors import UpstreamError, UpstreamRejected
@@ -149,6 +149,7 @@ near_texts = with_others(
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(near_text=near_texts)
+@example(near_text={"choices": [{"delta": {"content": "a"}, "message": ""}]})
 def test_text_that_is_expected_is_read_as_any_other(near_text):
     def read(*before):
         reassembler = make_reassembler(wants_logprobs=False)

@@ -71,6 +71,7 @@ class _TextDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 class _TextChoice(msgspec.Struct, gc=False):
     delta: _TextDelta
+    message: None = None
     index: Literal[0] | None = None
     finish_reason: None = None
 
