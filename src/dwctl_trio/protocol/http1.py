@@ -19,7 +19,7 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 """Of an answer's head with the 1xx before it; providers' are below 4 kB."""
 _CHUNK_LINE_BYTES_MAX: Final = 1024
 """A size and its extensions; nobody sends extensions."""
-_TRAILER_BYTES_MAX: Final = 16 * 1024
+_TRAILER_BYTES_MAX: Final = 4 * 1024
 """All trailers together; they are read over."""
 _SWITCHING_PROTOCOLS: Final = 101
 _BODILESS: Final = frozenset({204, 304})
@@ -146,25 +146,26 @@ class ChunkedBody(AnswerBody):
             if data[at:] == b"\r":
                 return 0
             raise MalformedHttp("a chunk of the answer is longer than it says")
-        line = _CHUNK_LINE.match(data, at)
-        if line is None:
-            _expect_more(data, at, _CHUNK_LINE_BYTES_MAX)
+        end = _find_line_end(data, at, _CHUNK_LINE_BYTES_MAX)
+        if not end:
             return 0
+        line = _CHUNK_LINE.fullmatch(data, at, end)
+        if line is None:
+            raise MalformedHttp("a chunk of the answer has no size")
         self._left = int(line[1], 16)
         self._is_after_last = not self._left
-        return line.end() - at
+        return end - at
 
     def _read_trailer(self, data: bytes, at: int) -> int:
         """Read a trailer, or the empty line behind them; return its length, 0 if its end is to come."""
-        line = _TRAILER.match(data, at)
-        if line is None:
-            _expect_more(data, at, _TRAILER_BYTES_MAX)
+        end = _find_line_end(data, at, _TRAILER_BYTES_MAX - self._trailer_bytes)
+        if not end:
             return 0
-        self.is_over = line.end() - at == len(b"\r\n")
-        self._trailer_bytes += line.end() - at
-        if self._trailer_bytes > _TRAILER_BYTES_MAX:
-            raise MalformedHttp("the trailers of the answer are too large")
-        return line.end() - at
+        if _TRAILER.fullmatch(data, at, end) is None:
+            raise MalformedHttp("a trailer of the answer is malformed")
+        self._trailer_bytes += end - at
+        self.is_over = end - at == len(b"\r\n")
+        return end - at
 
 
 class Exchange:
@@ -274,7 +275,9 @@ def render_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _expect_more(data: bytes, at: int, bytes_max: int) -> None:
-    """Let the line of *data* at *at*, which is not one that is allowed, be the beginning of one."""
-    if data.find(b"\n", at) >= 0 or len(data) - at > bytes_max:
-        raise MalformedHttp("a line between or behind the chunks of the answer is malformed or too long")
+def _find_line_end(data: bytes, at: int, bytes_max: int) -> int:
+    """Where the line of *data* that begins at *at* ends; 0 if its end is to come."""
+    end = data.find(b"\n", at) + 1
+    if (end or len(data)) - at > bytes_max:
+        raise MalformedHttp("a line between or behind the chunks of the answer is too long")
+    return end
