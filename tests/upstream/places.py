@@ -65,22 +65,23 @@ class ByteServer:
 
     async def _read_request(self, stream: trio.abc.Stream) -> bytes | None:
         """One request, head and body; None if the client has left."""
-        asked = b""
-        while not self._is_whole(asked):
+        asked = bytearray()
+        while (end := asked.find(b"\r\n\r\n") + 4) < 4 or not self._is_whole(asked, end):
             received = await stream.receive_some(65536)
             if not received:
                 return None
             asked += received
-        return asked
+        return bytes(asked)
 
-    def _is_whole(self, asked: bytes) -> bool:
-        head, end, body = asked.partition(b"\r\n\r\n")
-        if not end or not self.reads_bodies:
-            return bool(end)
-        if b"transfer-encoding: chunked" in head.lower():
-            return body.endswith(b"0\r\n\r\n")
-        _, _, length = head.lower().partition(b"content-length: ")
-        return len(body) >= int(length.partition(b"\r\n")[0] or 0)
+    def _is_whole(self, asked: bytearray, end: int) -> bool:
+        """Whether *asked*, whose head ends at *end*, has all of its body, or as much as is read."""
+        head = bytes(asked[:end]).lower()
+        if not self.reads_bodies:
+            return True
+        if b"transfer-encoding: chunked" in head:
+            return asked.endswith(b"0\r\n\r\n")
+        _, _, length = head.partition(b"content-length: ")
+        return len(asked) - end >= int(length.partition(b"\r\n")[0] or 0)
 
 
 @asynccontextmanager

@@ -180,8 +180,8 @@ class UpstreamClient:
 
     async def _take_place(self) -> None:
         if self._places.value > 0:
+            await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task run: the call is the checkpoint
             self._places.acquire_nowait()
-            await trio.lowlevel.checkpoint_if_cancelled()  # otherwise the call itself is the checkpoint
             return
         if self._places.statistics().tasks_waiting < self._limits.upstream_waiting:
             with trio.move_on_after(self._limits.upstream_wait_s):
