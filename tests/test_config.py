@@ -50,6 +50,7 @@ tools:
 limits: {turns: 3, keep_alive_s: 5}
 flex_on_disconnect: cancel
 hosted_tools: ignore
+http_server: hypercorn
 tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
 """
@@ -131,6 +132,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
         flex_on_disconnect="cancel",
         hosted_tools="ignore",
+        http_server="hypercorn",
         tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
     )
@@ -181,6 +183,7 @@ OVERRIDES: list[tuple[str, str, str, Any]] = [
     ("DWCTL_AUTH__MODE", "keys", "auth_mode", "keys"),
     ("DWCTL_FLEX_ON_DISCONNECT", "cancel", "flex_on_disconnect", "cancel"),
     ("DWCTL_HOSTED_TOOLS", "ignore", "hosted_tools", "ignore"),
+    ("DWCTL_HTTP_SERVER", "direct", "http_server", "direct"),
     ("DWCTL_LOG_LEVEL", "error", "log_level", "error"),
 ]
 
@@ -385,7 +388,7 @@ known_names = st.sampled_from(
         *("named_tool_choice", "reasoning_history", "efforts", "xhigh"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
-        *("flex_on_disconnect", "hosted_tools"),
+        *("flex_on_disconnect", "hosted_tools", "http_server"),
         *("kind", "url", "parameters", "timeout_s", "idempotent", "instructions"),
     ]
 )
@@ -529,6 +532,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
         "flex_on_disconnect": draw(st.sampled_from(["continue", "cancel"])),
         "hosted_tools": draw(st.sampled_from(["refuse", "ignore"])),
+        "http_server": draw(st.sampled_from(["direct", "hypercorn"])),
         "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
         "models": models,

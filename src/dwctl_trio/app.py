@@ -18,7 +18,7 @@ from dwctl_trio.http.application import build_application
 from dwctl_trio.http.authentication import Authenticator
 from dwctl_trio.http.door import Door
 from dwctl_trio.http.drain import end_live, run_drain
-from dwctl_trio.http.server import open_listener, run_server
+from dwctl_trio.http.server import WAYS, open_listener, run_server
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.postgres.pool import Pool
@@ -58,7 +58,8 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
             enter=admission.enter,
         )
         app = build_application(api, process.store)
-        serve = partial(run_server, app, listener, config.limits, door=door, wait_stop=stopping.wait)
+        connections = WAYS[config.http_server](app, config.limits, door)
+        serve = partial(run_server, connections, listener, config.limits, door=door, wait_stop=stopping.wait)
         async with trio.open_nursery() as server:
             server.start_soon(serve, name="http_server")
             for problem in find_warnings(config):

@@ -134,6 +134,7 @@ async def _hold(service: Service, *, task_status: trio.TaskStatus[None]) -> None
         await answer.aread()
 
 
+@pytest.mark.usefixtures("each_server_at_length")
 async def test_a_kept_connection_survives_its_refusals_however_they_arrive(postgres_dsn: str) -> None:
     closing = WHOLE.replace(b"Host: t", b"Host: t\r\nConnection: close")
     async with open_service(postgres_dsn, CLOSED) as service, trio.open_nursery() as nursery:

@@ -25,7 +25,7 @@ from dwctl_trio.testing.service import Service, open_service
 from dwctl_trio.testing.simulator_reply import CANARY
 from dwctl_trio.testing.simulator_script import expected_text
 
-LIMITS = {"upstream_first_byte_s": 1.5, "upstream_chunk_s": 1.5, "upstream_usage_s": 0.25}
+LIMITS = {"upstream_first_byte_s": 1.5, "upstream_chunk_s": 1.5, "upstream_usage_s": 0.25, "head_hold_s": WAIT_S}
 
 
 @attrs.frozen

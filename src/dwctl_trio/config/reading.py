@@ -37,6 +37,7 @@ _AUTH_MODES = ("keys", "none")
 _FLEX_ON_DISCONNECT = ("continue", "cancel")
 _HOSTED_TOOLS = ("refuse", "ignore")
 _TRANSPORTS = ("direct", "httpx")
+_HTTP_SERVERS = ("direct", "hypercorn")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
@@ -100,6 +101,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "owners",
             "flex_on_disconnect",
             "hosted_tools",
+            "http_server",
             "tracing",
             "limits",
             "log_level",
@@ -123,6 +125,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         owners=_parse_owners(top.section("owners")),
         flex_on_disconnect=top.choice("flex_on_disconnect", "continue", _FLEX_ON_DISCONNECT),
         hosted_tools=top.choice("hosted_tools", "refuse", _HOSTED_TOOLS),
+        http_server=top.choice("http_server", "direct", _HTTP_SERVERS),
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )

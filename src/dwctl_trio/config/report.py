@@ -24,6 +24,7 @@ def render_config(config: Config) -> str:
         "owners": {name: attrs.asdict(rates) for name, rates in config.owners},
         "flex_on_disconnect": config.flex_on_disconnect,
         "hosted_tools": config.hosted_tools,
+        "http_server": config.http_server,
         "tracing": {"endpoint": config.tracing_endpoint},
         "log_level": config.log_level,
         "limits": attrs.asdict(config.limits),

@@ -81,6 +81,8 @@ class Config:
     """What becomes of a flex response whose client hangs up: ``continue`` or ``cancel``."""
     hosted_tools: str = "refuse"
     """What becomes of a request with tools that OpenAI's servers run: ``refuse`` it, or ``ignore`` the tools."""
+    http_server: str = "direct"
+    """How connections are served: ``direct``, by a short way to Quart's dispatch, or by ``hypercorn`` as it comes."""
     tracing_endpoint: str | None = None
     """The base URL of a collector that takes OTLP over HTTP; ``/v1/traces`` is added. None: no spans."""
     log_level: str = "info"

@@ -4,8 +4,10 @@ Rule 1: what is numbered is logged, and goes to the consumer in the same order, 
 not be handed over goes with the next batch, so that a consumer who is still there misses nothing.
 Rule 2: a batch is all that one upstream read produced, in one buffer.
 Rule 3: several tasks may emit; one sends at a time, and the others wait with it for the consumer.
-Rule 4: the terminal event is prepared before it is durable and sent after.
-Rule 5: the log holds what is not known to be stored. Of a warm response that is all, of a queued one the end of it.
+Rule 4: it waits for a consumer that is behind and for nothing else, and is no checkpoint otherwise: who emits in a loop
+reads from the upstream in it, which is one.
+Rule 5: the terminal event is prepared before it is durable and sent after.
+Rule 6: the log holds what is not known to be stored. Of a warm response that is all, of a queued one the end of it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import attrs
 import trio
 
 from dwctl_trio.domain.events import Event
+from dwctl_trio.domain.response import Response
 from dwctl_trio.ports import EventSegment, EventSink
 from dwctl_trio.protocol.event_stream import EventEncoder
 
@@ -50,7 +53,7 @@ class Emitter:
         """Numbered, but not handed over yet: what was noted, or whose sending was cancelled."""
 
     async def emit(self, events: Sequence[Event]) -> None:
-        """Number, log and send *events*.
+        """Number, log and send *events*; a checkpoint only while the consumer is behind.
 
         Cancellation: the events are numbered and logged; if the consumer did not get them, the next send brings them.
 
@@ -67,20 +70,26 @@ class Emitter:
         """Encode *events* with the next numbers without using these up."""
         return PreparedEvents(frames=self._encoder.encode(self._next_number, events), count=len(events))
 
+    def encode_response(self, response: Response) -> bytes:
+        """*response* as JSON text, as its events show it."""
+        return self._encoder.encode_response(response)
+
     async def send(self, prepared: PreparedEvents) -> None:
         """Log and send what was prepared last; see ``emit``."""
         self._append(prepared)
-        try:
-            self._sending.acquire_nowait()  # without a checkpoint, where nobody else sends
-        except trio.WouldBlock:
-            await self._sending.acquire()
-        try:
+        if not self._sending.locked():
+            try:
+                self._sink.send_nowait(b"".join(self._unsent))
+            except trio.WouldBlock:
+                pass
+            else:
+                self._unsent.clear()
+                return
+        async with self._sending:
             if self._unsent:  # else another task's sending has brought them
                 count = len(self._unsent)
                 await self._sink.send(b"".join(self._unsent))
                 del self._unsent[:count]
-        finally:
-            self._sending.release()
 
     def take_segment(self) -> EventSegment | None:
         """All that is in the log, to be stored, or once more what was taken and not confirmed; None if it is empty."""

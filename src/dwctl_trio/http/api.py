@@ -87,19 +87,23 @@ class Api:
             raise InvalidRequest(
                 "Unsupported content encoding: send the body as it is.", code="unsupported_media_type", status=415
             )
-        assert isinstance(request.body, BudgetedBody), "the application's own"
-        limits = self.services.limits
+        body, limits = request.body, self.services.limits
+        assert isinstance(body, BudgetedBody), "the application's own"
+        if not body.is_settled:
+            await self._wait_body(body)
+        return json.decode_strict(body.take(), depth_max=limits.request_depth, brackets_max=limits.request_brackets)
+
+    async def _wait_body(self, body: BudgetedBody) -> None:
         with trio.CancelScope() as reading:
             self._reading.add(reading)
             try:
-                body = await request.body.take(limits.request_body_s)
+                await body.wait_settled(self.services.limits.request_body_s)
             except trio.TooSlowError:
                 raise RequestTimeout from None
             finally:
                 self._reading.discard(reading)
         if reading.cancelled_caught:
             raise ServerStopping("the request's body did not arrive before the server's end")
-        return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
     def hold(self, size: int) -> None:
         """Count *size* bytes that were read for the current request as if they had come with it.

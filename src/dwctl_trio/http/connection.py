@@ -34,6 +34,22 @@ def at_request_end(callback: Callable[[], None]) -> None:
     _endings.get().append(callback)
 
 
+def begin_request(leave: Callable[[], None] | None = None) -> list[Callable[[], None]]:
+    """Begin a request in the calling task; return what must be called, in this order, when it has ended.
+
+    Args:
+        leave: To be called as well.
+    """
+    endings: list[Callable[[], None]] = [] if leave is None else [leave]
+    _endings.set(endings)
+    return endings
+
+
+def enter_nursery(nursery: trio.Nursery) -> None:
+    """Have *nursery* be the one of the request that the calling task serves."""
+    _request_nursery.set(nursery)
+
+
 @contextmanager
 def entering(leave: Callable[[], None]) -> Iterator[None]:
     """Have the request that is begun in the block call *leave* at its end, or now if it fails to begin."""
@@ -58,9 +74,7 @@ class RequestConnection(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request, then tell those who asked that it has ended."""
-        leave = _leave.get()
-        endings: list[Callable[[], None]] = [] if leave is None else [leave]
-        _endings.set(endings)
+        endings = begin_request(_leave.get())
         try:
             await super().__call__(receive, send)
         finally:
@@ -71,7 +85,7 @@ class RequestConnection(TrioASGIHTTPConnection):
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
     ) -> None:
         """Serve the request in *nursery*."""
-        _request_nursery.set(nursery)
+        enter_nursery(nursery)
 
         async def finish(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -11,13 +11,12 @@ Rule 4: who is let in counts at once, so that those who come in the same turn se
 
 import re
 from collections.abc import Callable
-from email.utils import formatdate
-from http import HTTPStatus
 from uuid import uuid4
 
 import attrs
 
 from dwctl_trio.domain.errors import Overloaded
+from dwctl_trio.http.refusals import render_answer
 from dwctl_trio.protocol.error_body import HttpError, http_error
 
 PEEK_BYTES = 16 * 1024
@@ -83,12 +82,10 @@ class Door:
         if refusal is None:
             return None
         sent_id = _SENT_ID.search(data, 0, head.end())
-        lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
-        lines += [b"%s: %s" % header for header in refusal_headers(refusal, sent_id[1] if sent_id else b"")]
-        lines.append(b"date: " + formatdate(usegmt=True).encode())
+        headers = refusal_headers(refusal, sent_id[1] if sent_id else b"")
         if closes:
-            lines.append(b"connection: close")
-        return b"\r\n".join([*lines, b"", refusal.body])
+            headers.append((b"connection", b"close"))
+        return render_answer(refusal.status, headers, refusal.body)
 
 
 def _calls_model(method: bytes, target: bytes) -> bool:

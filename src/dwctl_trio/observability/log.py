@@ -4,11 +4,14 @@ Rule 1: an event is a snake_case noun phrase, its data are key-values; nothing i
 Rule 2: no bodies, no keys.
 """
 
+import json
 import logging
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any, TextIO
 
+import msgspec
 import structlog
 
 
@@ -53,10 +56,19 @@ def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info") -> No
         # The prettier tracebacks show local variables, and so bodies and keys.
         processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     else:
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        processors += [structlog.processors.format_exc_info, _render_json]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: _Writer(stream),
         cache_logger_on_first_use=True,
     )
+
+
+def _render_json(_logger: object, _level: str, event: MutableMapping[str, Any]) -> str:
+    """*event* as one line of ASCII, which any stream takes, with a blank behind each comma and colon."""
+    try:
+        line = msgspec.json.format(msgspec.json.encode(event), indent=0)
+    except (TypeError, ValueError):  # a value of some other kind, or half of a surrogate pair
+        return json.dumps(event, default=repr)
+    return line.decode() if line.isascii() else json.dumps(event, default=repr)

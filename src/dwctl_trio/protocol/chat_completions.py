@@ -157,6 +157,9 @@ class ChunkReassembler(AnswerReader[Fragment]):
 
     def _admit(self, text: str) -> str:
         """*text* cleaned and counted."""
+        if text.isascii() and "\0" not in text:  # the bulk
+            self._admit_bytes(len(text))
+            return text
         text = clean_text(text)
-        self._admit_bytes(len(text) if text.isascii() else len(text.encode()))
+        self._admit_bytes(len(text.encode()))
         return text
