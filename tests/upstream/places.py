@@ -10,7 +10,7 @@ import trio
 
 from dwctl_trio.upstream.direct import DirectTransport
 from dwctl_trio.upstream.plain import PlainTransport
-from dwctl_trio.upstream.transport_options import TransportOptions
+from dwctl_trio.upstream.transport import TransportOptions
 
 WAIT_S = 10.0
 """Bound of the tests' waits: far more than any needs on a busy machine, far less than a hung run."""

@@ -40,7 +40,7 @@ from dwctl_trio.upstream.deadline import CallClock, CallDeadline, open_call_cloc
 from dwctl_trio.upstream.direct import DirectTransport
 from dwctl_trio.upstream.plain import PlainTransport
 from dwctl_trio.upstream.request_body import WholeBody
-from dwctl_trio.upstream.transport_options import TransportOptions
+from dwctl_trio.upstream.transport import TransportOptions
 
 _RETRY_AFTER_S_MAX = 3600.0
 """An upstream that asks for more is taken for one that does not know."""
