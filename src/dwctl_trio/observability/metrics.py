@@ -13,6 +13,7 @@ Source: OpenTelemetry, "Semantic conventions for generative AI metrics" and "…
 
 from collections.abc import Collection, Iterable, Sized
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import version
 from typing import Protocol
 
@@ -163,6 +164,7 @@ class Metrics:
     def __init__(self, model_names: Collection[str] = ()) -> None:
         self._model_names = frozenset(model_names)
         registry = self.registry = CollectorRegistry()
+        self._child = cache(lambda metric, *values: metric.labels(*values))  # looking one up costs more than counting
         self._requests = Counter(
             "dwctl_http_requests", "HTTP requests.", ("method", "route", "status_class"), registry=registry
         )
@@ -212,8 +214,7 @@ class Metrics:
             registry=registry,
         )
         self.queue = QueueMetrics(registry)
-        build = Info("dwctl_build", "The release.", registry=registry)
-        build.info({"version": version("dwctl-trio")})
+        Info("dwctl_build", "The release.", registry=registry).info({"version": version("dwctl-trio")})
         for reason in GivenUp:  # a count that is not there before it is 1 cannot be alerted on
             self._terminal_writes_given_up.labels(reason.value)
 
@@ -273,28 +274,28 @@ class Metrics:
             status: The HTTP status; None when the client left before there was one.
         """
         status_class = UNANSWERED if status is None else f"{status // 100}xx"
-        self._requests.labels(known_method(method), route or UNMATCHED, status_class).inc()
+        self._child(self._requests, known_method(method), route or UNMATCHED, status_class).inc()
 
     def note_response(self, ended: EndedResponse) -> None:
         """A response has ended."""
         model = ended.model if ended.model in self._model_names else ANY_MODEL
         error_type = ended.error_type.value if ended.error_type else ""
-        self._responses.labels(model, ended.upstream, ended.status.value, error_type).inc()
+        self._child(self._responses, model, ended.upstream, ended.status.value, error_type).inc()
         labels = (ended.operation, ended.upstream, model)
         if ended.status is ResponseStatus.CANCELLED:  # for OpenTelemetry an error like any other
             error_type = ErrorType.CANCELLED.value
-        self._duration.labels(*labels, error_type).observe(ended.duration_s)
+        self._child(self._duration, *labels, error_type).observe(ended.duration_s)
         if ended.first_token_s is not None:
-            self._first_token.labels(*labels).observe(ended.first_token_s)
+            self._child(self._first_token, *labels).observe(ended.first_token_s)
         usage = ended.usage
         if usage is None:
             return
-        self._tokens.labels(*labels, "input").observe(usage.input_tokens)
-        self._tokens.labels(*labels, "output").observe(usage.output_tokens)
+        self._child(self._tokens, *labels, "input").observe(usage.input_tokens)
+        self._child(self._tokens, *labels, "output").observe(usage.output_tokens)
         if usage.cached_tokens is not None:
-            self._cached_tokens.labels(*labels).inc(usage.cached_tokens)
+            self._child(self._cached_tokens, *labels).inc(usage.cached_tokens)
         if usage.reasoning_tokens is not None:
-            self._reasoning_tokens.labels(*labels).inc(usage.reasoning_tokens)
+            self._child(self._reasoning_tokens, *labels).inc(usage.reasoning_tokens)
 
     def note_tool_call(self, name: str, error_type: ErrorType | None, duration_s: float) -> None:
         """A call of a server tool has ended.
@@ -304,7 +305,7 @@ class Metrics:
             error_type: None if it gave an output.
             duration_s: How long it took.
         """
-        self._tool_duration.labels(name, error_type.value if error_type else "").observe(duration_s)
+        self._child(self._tool_duration, name, error_type.value if error_type else "").observe(duration_s)
 
     def note_given_up(self, reason: GivenUp) -> None:
         """A terminal write was not done."""
