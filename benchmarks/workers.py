@@ -81,7 +81,7 @@ def _of_one(prefix: str, cost: Cost) -> list[Measurement]:
     return [
         Measurement(name=f"{prefix}events", unit="/s", value=_rate(cost)),
         Measurement(name=f"{prefix}CPU an event", unit="us", value=cost.us_per_event()),
-        Measurement(name=f"{prefix}of all cores, all", unit="%", value=cost.machine_s / whole_s),
+        Measurement(name=f"{prefix}of all cores, everything", unit="%", value=cost.machine_s / whole_s),
         Measurement(name=f"{prefix}of all cores, the server", unit="%", value=cost.target_s / whole_s),
         Measurement(name=f"{prefix}of all cores, the upstream", unit="%", value=cost.upstream_s / whole_s),
         Measurement(name=f"{prefix}of all cores, the load", unit="%", value=cost.load_s / whole_s),
