@@ -71,7 +71,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise
         return httpx.Response(
             head.status,
-            headers=httpx.Headers(head.headers),
+            headers=head.headers,
             stream=body,
             extensions={"http_version": head.http_version},
         )
