@@ -43,11 +43,13 @@ class AnswerBody(ABC):
 
     Attributes:
         is_over: Whether the body has ended.
+        failure: What was wrong behind the last that ``feed`` has returned; nothing may be fed any more.
         is_reusable: Whether the connection has nothing but this body on it, and an end.
     """
 
     is_over = False
     is_reusable = True
+    failure: MalformedHttp | None = None
 
     @abstractmethod
     def feed(self, data: bytes) -> bytes:
@@ -57,8 +59,8 @@ class AnswerBody(ABC):
             MalformedHttp: The frames are not.
         """
 
-    def feed_eof(self) -> None:
-        """No more comes.
+    def feed_eof(self) -> bytes:
+        """No more comes; returns nothing, like a ``feed`` that brings none of the body.
 
         Raises:
             MalformedHttp: The body has not ended.
@@ -99,9 +101,10 @@ class OpenBody(AnswerBody):
         """See ``AnswerBody``."""
         return data
 
-    def feed_eof(self) -> None:
+    def feed_eof(self) -> bytes:
         """The body has ended."""
         self.is_over = True
+        return b""
 
 
 class ChunkedBody(AnswerBody):
@@ -123,6 +126,16 @@ class ChunkedBody(AnswerBody):
         if self._unread:
             data, self._unread = self._unread + data, b""
         pieces: list[bytes] = []
+        try:
+            self._read(data, pieces)
+        except MalformedHttp as failure:
+            if not pieces:
+                raise
+            self.failure = failure
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read(self, data: bytes, pieces: list[bytes]) -> None:
+        """Add to *pieces* what *data* has of the body."""
         at, end = 0, len(data)
         while at < end and not self.is_over:
             if self._left:
@@ -142,7 +155,6 @@ class ChunkedBody(AnswerBody):
             at += read
         if self.is_over:
             self.is_reusable = at == end
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Read the line before a chunk, and the chunk if all of it is there; like the others.
