@@ -3,7 +3,7 @@
 python -m benchmarks [--rounds N] [--effort SHARE] [--json FILE]
 """
 
-from benchmarks import blocking, first_delta, growth, memory, queued, streaming, tool_rounds
+from benchmarks import blocking, first_delta, growth, memory, micro, queued, streaming, tool_rounds
 from benchmarks.rig.command import run
 
 SHORT_SET = (
@@ -14,6 +14,7 @@ SHORT_SET = (
     memory.measure,
     queued.measure,
     growth.measure,
+    micro.measure_part,
 )
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ _ROUND_NS_MIN = 2_000_000
 """A round lasts at least so long, or what the clock costs would show."""
 
 
+_PART_ROUNDS = 20
+"""In the short set."""
+
+
 @attrs.frozen(kw_only=True)
 class Cost:
     """Of one unit of a case."""
@@ -116,6 +120,25 @@ def report(costs: Sequence[Cost]) -> str:
         for cost in costs
     ]
     return "\n".join(lines)
+
+
+async def measure_part(_site: Site, effort: float) -> list[Measurement]:
+    """One round of the short set, which needs no site: CPU with the bare reference's, and the instructions."""
+    reference, *costs = await _measure(max(1, round(_PART_ROUNDS * effort)), "")
+    return [
+        measurement
+        for cost in costs
+        for measurement in (
+            Measurement(
+                name=f"{cost.name}: CPU a {cost.unit}",
+                unit="us",
+                value=cost.cpu_us,
+                reference=reference.cpu_us,
+                ratio=cost.ratio,
+            ),
+            Measurement(name=f"{cost.name}: instructions a {cost.unit}", unit="", value=cost.instructions),
+        )
+    ]
 
 
 async def _measure(rounds: int, only: str) -> list[Cost]:

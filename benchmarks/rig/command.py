@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import attrs
 import trio
 
-from benchmarks.rig.results import Measurement, Result, summarize, table, write_result
+from benchmarks.rig.results import Measurement, Result, circumstances, summarize, table, write_result
 from benchmarks.rig.site import Site, open_site
 
 Measure: TypeAlias = Callable[[Site, float], Awaitable[list[Measurement]]]
@@ -34,14 +35,17 @@ def run(document: str, *parts: Measure, arguments: Sequence[str] | None = None) 
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args(arguments)
     result = trio.run(_run, document.splitlines()[0], parts, options.rounds, options.effort)
+    conclude(result, options.json)
+    return result
+
+
+def conclude(result: Result, path: Path | None) -> None:
+    """Print the table of *result*, and write its JSON to *path* if there is one."""
     print(f"\n{result.question}\n")
     print(table(result))
-    machine = result.machine
-    rounds = "One round" if result.rounds == 1 else f"Medians of {result.rounds} rounds"
-    print(f"\n{rounds}; {machine.cores} cores, Python {machine.python}, {machine.system}.")
-    if options.json is not None:
-        write_result(result, options.json)
-    return result
+    print(f"\n{circumstances(result)}")
+    if path is not None:
+        write_result(result, path)
 
 
 async def _run(question: str, parts: Sequence[Measure], rounds: int, effort: float) -> Result:
@@ -50,8 +54,8 @@ async def _run(question: str, parts: Sequence[Measure], rounds: int, effort: flo
         for number in range(rounds):
             measurements: list[Measurement] = []
             for part in parts:
-                _tell(f"round {number + 1} of {rounds}: {name_of(part)}")
-                measurements += await part(site, effort)
+                tell(f"round {number + 1} of {rounds}: {name_of(part)}")
+                measurements += [attrs.evolve(each, part=name_of(part)) for each in await part(site, effort)]
             measured.append(measurements)
     return summarize(question, measured)
 
@@ -63,5 +67,6 @@ def name_of(part: Measure) -> str:
     return specification.name.removeprefix("benchmarks.")
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Say on standard error how it goes."""
     print(line, file=sys.stderr, flush=True)

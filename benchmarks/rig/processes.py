@@ -16,6 +16,7 @@ _START_S_MAX = 30.0
 _STOP_S_MAX = 20.0
 _URL = re.compile(rb"https?://[0-9.]+:\d+")
 _PAGE_BYTES = 4096
+_OUTPUT_BYTES_SHOWN = 4000
 _NO_ENVIRONMENT: Mapping[str, str] = {}
 
 
@@ -34,6 +35,12 @@ class Process:
     def memory_bytes(self) -> int:
         """What of it is in memory: its resident set."""
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES for pid in _tree(self.pid))
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds of all processes of the machine so far, by Linux's ticks of 10 ms."""
+    user, nice, system, _idle, _waiting, *interrupts = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_clock(pid: int) -> int:
@@ -63,7 +70,7 @@ async def open_process(
         process: trio.Process = await nursery.start(_run, arguments, environment)
         with trio.fail_after(_START_S_MAX):
             found = await _read_sign(process, sign)
-        nursery.start_soon(_discard, process)
+        nursery.start_soon(_follow, process)
         try:
             yield Process(pid=process.pid, url=found if sign is _URL else "")
         finally:
@@ -98,7 +105,11 @@ async def _read_sign(process: trio.Process, sign: re.Pattern[bytes]) -> str:
     raise RuntimeError(f"a process ended before it was ready:\n{output.decode(errors='replace')}")
 
 
-async def _discard(process: trio.Process) -> None:
+async def _follow(process: trio.Process) -> None:
+    """Read what it prints, and show the last of it if it ends with an error."""
     assert process.stdout is not None
-    async for _ in process.stdout:
-        pass
+    output = b""
+    async for data in process.stdout:
+        output = (output + data)[-_OUTPUT_BYTES_SHOWN:]
+    if await process.wait() > 0:
+        print(output.decode(errors="replace"), file=sys.stderr)

@@ -21,7 +21,7 @@ class Measurement:
     name: str
     """Unique in a result."""
     unit: str
-    """``us``, ``ms``, ``kB``, ``/s``, ``x`` or ``%``; in lower case."""
+    """``us``, ``ms``, ``kB``, ``MB``, ``MB/min``, ``/s``, ``x`` or ``%``; empty for a number of things."""
     value: float
     """Ours."""
     reference: float | None = None
@@ -33,6 +33,8 @@ class Measurement:
     at_most: float | None = None
     """What ours may be: a ratio if ``bounds_ratio``, else in ``unit``."""
     bounds_ratio: bool = False
+    part: str = ""
+    """The benchmark of a set that it is from; empty if the result is all from one."""
 
     @property
     def is_held(self) -> bool | None:
@@ -141,6 +143,13 @@ def table(result: Result) -> str:
     return layout([list(heads), *rows], used)
 
 
+def circumstances(result: Result) -> str:
+    """How often and on what *result* was measured, in one line."""
+    machine = result.machine
+    rounds = "One round" if result.rounds == 1 else f"Medians of {result.rounds} rounds"
+    return f"{rounds}; {machine.cores} cores, Python {machine.python}, {machine.system}."
+
+
 def _cells(measurement: Measurement) -> list[str]:
     unit = measurement.unit
     bound = "" if measurement.at_most is None else f"{measurement.at_most:g}"
@@ -150,7 +159,7 @@ def _cells(measurement: Measurement) -> list[str]:
         shown(measurement.reference, unit),
         shown(measurement.ratio, "x"),
         shown(measurement.floor, unit),
-        bound and (f"{bound} x" if measurement.bounds_ratio else f"{bound} {unit}"),
+        bound and (f"{bound} x" if measurement.bounds_ratio else f"{bound} {unit}".rstrip()),
         {True: "held", False: "missed", None: ""}[measurement.is_held],
     ]
 
@@ -160,7 +169,7 @@ def shown(figure: float | None, unit: str) -> str:
     if figure is None:
         return ""
     digits = f"{figure:.3g}" if abs(figure) < 1000 else f"{figure:,.0f}"
-    return f"{digits} {unit}"
+    return f"{digits} {unit}".rstrip()
 
 
 def layout(rows: Sequence[Sequence[str]], columns: Iterable[int]) -> str:

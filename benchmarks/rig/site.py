@@ -17,7 +17,7 @@ import attrs
 import yaml
 
 from benchmarks.rig.load import Answer, Target
-from benchmarks.rig.processes import Process, open_process
+from benchmarks.rig.processes import Process, machine_cpu_s, open_process
 from dwctl_trio.config import parse_config
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.embedded import open_embedded_postgres
@@ -85,11 +85,15 @@ Load: TypeAlias = Callable[[Target, int], Awaitable[Sequence[Answer]]]
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """What a load cost, in seconds of CPU, and what it was."""
+    """What a load cost, in seconds, of CPU unless said otherwise, and what it was."""
 
     target_s: float
     upstream_s: float
     load_s: float
+    machine_s: float
+    """Of everything that runs on the machine, PostgreSQL and neighbours too."""
+    elapsed_s: float
+    """By the clock on the wall."""
     answers: Sequence[Answer]
 
     @property
@@ -113,11 +117,14 @@ Costs: TypeAlias = dict[str, Cost]
 async def measure_cost(site: Site, target: Target, load: Callable[[], Awaitable[Sequence[Answer]]]) -> Cost:
     """Run *load*, which asks *target*, once."""
     target_s, upstream_s, load_s = target.process.cpu_s(), site.upstream.cpu_s(), time.process_time()
+    machine_s, began_at = machine_cpu_s(), time.monotonic()
     answers = await load()
     return Cost(
         target_s=target.process.cpu_s() - target_s,
         upstream_s=site.upstream.cpu_s() - upstream_s,
         load_s=time.process_time() - load_s,
+        machine_s=machine_cpu_s() - machine_s,
+        elapsed_s=time.monotonic() - began_at,
         answers=answers,
     )
 
@@ -148,6 +155,8 @@ def _sum(costs: Iterable[Cost]) -> Cost:
         target_s=sum(part.target_s for part in parts),
         upstream_s=sum(part.upstream_s for part in parts),
         load_s=sum(part.load_s for part in parts),
+        machine_s=sum(part.machine_s for part in parts),
+        elapsed_s=sum(part.elapsed_s for part in parts),
         answers=[answer for part in parts for answer in part.answers],
     )
 

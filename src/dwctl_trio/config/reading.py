@@ -32,6 +32,8 @@ from dwctl_trio.protocol.chat_completions import Quirks
 from dwctl_trio.protocol.request_options import EFFORTS
 
 ENVIRONMENT_PREFIX = "DWCTL_"
+WORKERS_MAX = 256
+"""As many cores as the largest machines have."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _FLEX_ON_DISCONNECT = ("continue", "cancel")
@@ -53,8 +55,9 @@ def load_config(
     *,
     host: str | None = None,
     port: int | None = None,
+    workers: int | None = None,
 ) -> Config:
-    """The configuration in *path*, or the defaults, with *environment* on top, and *host* and *port* on top of that.
+    """The configuration in *path*, or the defaults, with *environment* on top, and then what is given besides.
 
     Raises:
         ConfigError: The file cannot be read or a value is wrong.
@@ -74,7 +77,8 @@ def load_config(
     except RecursionError as error:
         raise ConfigError(f"{path}: a mapping or list contains itself") from error
     _override(document, environment)
-    document |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    given = {"host": host, "port": port, "workers": workers}
+    document |= {name: value for name, value in given.items() if value is not None}
     config = parse_config(document)
     if path is None:
         return config
@@ -92,6 +96,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         (
             "host",
             "port",
+            "workers",
             "database_url",
             "data_dir",
             "auth",
@@ -114,6 +119,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     config = Config(
         host=top.text("host", "127.0.0.1"),
         port=top.integer("port", 3001, minimum=0, maximum=65535),
+        workers=top.integer("workers", 1, minimum=1, maximum=WORKERS_MAX),
         database_url=_parse_database_url(top),
         data_dir=Path(top.text("data_dir", ".dwctl")),
         auth_mode=auth.choice("mode", "keys", _AUTH_MODES),

@@ -15,6 +15,7 @@ def render_config(config: Config) -> str:
     document = {
         "host": config.host,
         "port": config.port,
+        "workers": config.workers,
         "database_url": None if config.database_url is None else mask_url(config.database_url),
         "data_dir": str(config.data_dir),
         "auth": {"mode": config.auth_mode},

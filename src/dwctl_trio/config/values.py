@@ -59,6 +59,8 @@ class Config:
     """The address to listen on; ``0.0.0.0`` for all."""
     port: int = 3001
     """The original's; 0 takes any free one."""
+    workers: int = 1
+    """Processes of ``serve``, one for each core to be used; 1 needs no supervisor."""
     database_url: str | None = None
     """None: embedded PostgreSQL under ``data_dir``."""
     data_dir: Path = Path(".dwctl")

@@ -12,16 +12,16 @@ Rule 6: the log holds what is not known to be stored. Of a warm response that is
 
 from collections.abc import Sequence
 
-import attrs
 import trio
 
 from dwctl_trio.domain.events import Event
 from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.values import hot_value
 from dwctl_trio.ports import EventSegment, EventSink
 from dwctl_trio.protocol.event_stream import EventEncoder
 
 
-@attrs.frozen(kw_only=True)
+@hot_value
 class PreparedEvents:
     """Numbered and encoded, not yet in the log and not yet sent."""
 

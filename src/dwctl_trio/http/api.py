@@ -26,6 +26,7 @@ from dwctl_trio.http.authentication import Authenticator, Caller
 from dwctl_trio.http.body_budget import BudgetedBody
 from dwctl_trio.http.connection import at_request_end
 from dwctl_trio.http.watchers import Watchers
+from dwctl_trio.observability.worker_metrics import WorkersPage
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.absent_endpoints import why_absent
 from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
@@ -47,6 +48,8 @@ class Api:
     admission: Admission
     stopping: bool = False
     """Set when no new work is taken."""
+    all_workers: WorkersPage | None = None
+    """What a scrape gets where this process is one of several; None where it is the only one."""
     watchers: Watchers = attrs.field(factory=Watchers, init=False)
     """Requests that wait for what others work on."""
     _reading: set[trio.CancelScope] = attrs.field(factory=set, init=False)

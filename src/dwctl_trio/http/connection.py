@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart.wrappers import Request
+from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 LAST_SEND_S_MAX = 30.0
@@ -50,6 +52,16 @@ def enter_nursery(nursery: trio.Nursery) -> None:
     _request_nursery.set(nursery)
 
 
+def plain_path(path: str) -> str:
+    """The path of a request whose target may be a whole URL (RFC 9112, section 3.2.2); no known one if it is wrong."""
+    if path.startswith("/"):
+        return path
+    try:
+        return urlsplit(path).path
+    except ValueError:
+        return " "
+
+
 @contextmanager
 def entering(leave: Callable[[], None]) -> Iterator[None]:
     """Have the request that is begun in the block call *leave* at its end, or now if it fails to begin."""
@@ -71,6 +83,12 @@ class RequestConnection(TrioASGIHTTPConnection):
     a connection is then neither closed on ``Connection: close`` nor ever timed out when idle. The last send is
     therefore shielded. Mended upstream when the keep-alive tests pass without ``finish``.
     """
+
+    def __init__(self, app: QuartTrio, scope: HTTPScope) -> None:
+        scope["path"] = (
+            plain_path(scope["path"]) or "*"
+        )  # Quart itself fails at a URL that is none, and at an empty path
+        super().__init__(app, scope)
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request, then tell those who asked that it has ended."""

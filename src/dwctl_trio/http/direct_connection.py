@@ -15,6 +15,8 @@ Rule 4: between requests, and within a head, the client has ``idle_connection_s`
 import math
 import socket
 from contextlib import nullcontext, suppress
+from contextvars import copy_context
+from functools import partial
 
 import structlog
 import trio
@@ -102,6 +104,7 @@ class DirectConnection:
         """Whether a request is under way."""
         self._is_over = False
         """Whether nothing more is to be read."""
+        self._context = copy_context()
         self._served = 0
         self._address: Address = None
         self._own_address: Address = None
@@ -195,7 +198,8 @@ class DirectConnection:
             self._is_busy = True
             self._server.idle.discard(self)
             self._reading.deadline = math.inf
-            nursery.start_soon(self._serve, self._requests.head, nursery, name="request")
+            begin = partial(nursery.start_soon, self._serve, self._requests.head, nursery, name="request")
+            self._context.run(begin)  # so that it does not inherit what the last one has bound
         elif self._requests.fault is not None:
             await self._refuse_malformed()
             self.end()

@@ -1,12 +1,13 @@
 """A request's head to Quart's request, with all that its ASGI connection gives it."""
 
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from quart.wrappers import Request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
 
+from dwctl_trio.http.connection import plain_path
 from dwctl_trio.http.request_reader import RequestHead
 
 Address: TypeAlias = tuple[str, int] | None
@@ -39,7 +40,7 @@ def make_request(app: QuartTrio, head: RequestHead, *, client: Address, server: 
     return app.request_class(
         method,
         "http",
-        path if path.startswith("/") else urlsplit(path).path,
+        plain_path(path),
         query,
         headers,
         "",

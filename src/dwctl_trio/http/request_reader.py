@@ -10,11 +10,11 @@ import re
 import attrs
 import h11
 
-_NAME = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_VALUE = rb"(?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?"
 _PLAIN_HEAD = re.compile(
-    rb"(GET|POST|DELETE) ([\x21-\x7e]+) HTTP/1\.1\r\n((?:%s:[ \t]*%s[ \t]*\r\n)+)\r\n" % (_NAME, _VALUE)
+    rb"(GET|POST|DELETE) ([\x21-\x7e]++) HTTP/1\.1\r\n"
+    rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]++:[^\x00\n\r\x0b\x0c]*+\r\n)++)\r\n"
 )
+"""It never tries a second way: there would be exponentially many, and a stranger would find them."""
 _PLAIN_LENGTH = re.compile(rb"[0-9]{1,18}")
 _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 """Headers that h11 is to understand."""

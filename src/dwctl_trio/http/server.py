@@ -8,7 +8,7 @@ Rule 3: it does not know how a connection is served; there are two ways, which d
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NoReturn, Protocol
 
 import structlog
@@ -89,18 +89,60 @@ def open_listener(host: str, port: int, limits: Limits) -> socket.socket:
     Raises:
         OSError: The address is taken, or not ours; the text says what to do.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    with _bind_errors(host, port):
+        listener = _bind(host, port, socket.SO_REUSEADDR)
+        try:
+            listener.listen(limits.connection_backlog)
+        except OSError:
+            listener.close()
+            raise
+    return listener
+
+
+def open_shared_listener(host: str, port: int) -> socket.socket:
+    """A socket on *host* and *port* beside others of this user's; no connection comes before its ``listen``.
+
+    Linux spreads connections over all that listen. One that never does keeps the port.
+
+    Raises:
+        OSError: The address is taken by a socket that is not shared, or not ours; the text says what to do.
+    """
+    with _bind_errors(host, port):
+        return _bind(host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+
+
+def _bind(host: str, port: int, *options: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(limits.connection_backlog)
-        listener.setblocking(False)
+        for option in options:
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind((host, port))
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+@contextmanager
+def _bind_errors(host: str, port: int) -> Iterator[None]:
+    """Tell the operator what to do about an address that cannot be had."""
+    try:
+        yield
     except OSError as error:
-        listener.close()
         advice = _BIND_ADVICE.get(error.errno or 0, "check host and port in the configuration, or --host and --port")
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}; {advice}") from error
-    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients reach *listener*, without ``/v1``."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def longest_end_s(limits: Limits) -> float:
+    """Seconds that ``run_server`` takes at the most when it is to end."""
+    return limits.shutdown_grace_s + 2 * limits.terminal_write_s + _TELL_S + _BREAK_OFF_S
 
 
 async def run_server(
@@ -121,7 +163,7 @@ async def run_server(
         wait_stop: Returns when no more connections are to be accepted.
     """
     alive: set[Connection] = set()
-    grace_s = limits.shutdown_grace_s + 2 * limits.terminal_write_s + _TELL_S
+    grace_s = longest_end_s(limits) - _BREAK_OFF_S
 
     async def break_off() -> None:
         """Close what is still open when the time is over, or at once when the server is cancelled.

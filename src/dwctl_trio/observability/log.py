@@ -39,12 +39,13 @@ class _Writer:
     debug = info = warning = error = critical = exception = log = fatal = msg
 
 
-def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info") -> None:
+def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info", worker: int | None = None) -> None:
     """Send all logs to *stream*: coloured lines to a terminal, JSON to anything else.
 
     Args:
         stream: Where to.
         level: The least severe level that is written: ``debug``, ``info``, ``warning`` or ``error``.
+        worker: Which of several processes this is, told in every line; None if it is the only one.
     """
     watched = stream.isatty()
     processors: list[Any] = [
@@ -52,6 +53,8 @@ def configure_logging(stream: TextIO = sys.stderr, *, level: str = "info") -> No
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        processors.append(lambda _logger, _method, event: event | {"worker": worker})
     if watched:
         # The prettier tracebacks show local variables, and so bodies and keys.
         processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))

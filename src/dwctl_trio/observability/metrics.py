@@ -11,9 +11,7 @@ Names are OpenTelemetry's where it has one, in the form that Prometheus gives th
 Source: OpenTelemetry, "Semantic conventions for generative AI metrics" and "… inference token metrics".
 """
 
-import math
-import time
-from collections.abc import Callable, Collection, Iterable, Sized
+from collections.abc import Collection, Iterable, Sized
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import version
@@ -28,11 +26,10 @@ from dwctl_trio.domain.response import ErrorType, ResponseStatus
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag
+from dwctl_trio.observability.metrics_page import Uncreated
 from dwctl_trio.observability.pruning import PruneCounters
 from dwctl_trio.observability.queue_metrics import QueueMetrics
 from dwctl_trio.observability.tracing import CHAT
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 ANY_MODEL = "*"
 """The route that serves every name without a route of its own."""
@@ -58,9 +55,6 @@ FIRST_TOKEN_BUCKETS_S = (
 """OpenTelemetry's, and on past the two minutes that an upstream has for its first byte."""
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
 """OpenTelemetry's: 1 to 67,108,864 in steps of four."""
-RENDERING_REST = 9
-"""A page is handed out again for so many times the time its rendering took: without a key anybody may ask for it, and
-twenty models take 15 ms; so scrapes cost a tenth of the process at the most, and a page is rarely 0.2 s old."""
 LOOP_LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """From what a timer of the kernel is late by itself to what loses leases."""
 
@@ -318,47 +312,8 @@ class Metrics:
         self._terminal_writes_given_up.labels(reason.value).inc()
 
     def render(self) -> bytes:
-        """Everything, as of now, in ``CONTENT_TYPE``."""
-        return generate_latest(_Uncreated(self.registry))
-
-
-class MetricsPage:
-    """The metrics as they are handed out; however often that is, the process goes on doing other things.
-
-    Args:
-        metrics: What it shows.
-        clock: Seconds, of any beginning.
-    """
-
-    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._text = b""
-        self._stale_at = -math.inf
-
-    def read(self) -> bytes:
-        """The text, at most ``RENDERING_REST`` times as old as its rendering took."""
-        begun_at = self._clock()
-        if begun_at >= self._stale_at:
-            self._text = self._metrics.render()
-            ended_at = self._clock()
-            self._stale_at = ended_at + RENDERING_REST * (ended_at - begun_at)
-        return self._text
-
-
-class _Uncreated(Collector):
-    """A registry without the time at which each series began, which would be as many lines again as there are series.
-
-    The client library can leave them out for the whole process only.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterable[Metric]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
+        """Everything, as of now, as it is scraped."""
+        return generate_latest(Uncreated(self.registry))
 
 
 class _States(Collector):

@@ -7,6 +7,7 @@ Source: OpenAI Chat Completions API reference, "Streaming"; observed: see ``chat
 """
 
 from collections.abc import Set as AbstractSet
+from typing import Final
 from uuid import UUID
 
 import attrs
@@ -29,6 +30,7 @@ from dwctl_trio.protocol.chat_chunks import (
     Delta,
     read_finish_reason,
     read_reasoning,
+    read_text_chunk,
     read_texts,
     read_usage,
 )
@@ -36,8 +38,13 @@ from dwctl_trio.protocol.chat_request import DEFAULT_QUIRKS, Quirks, render_chat
 from dwctl_trio.protocol.chat_tool_calls import ToolCallAssembler
 from dwctl_trio.protocol.json import clean_text
 from dwctl_trio.protocol.logprobs import read_logprobs
+from dwctl_trio.protocol.sse import SseFrame
 
 __all__ = ["DEFAULT_QUIRKS", "ChunkReassembler", "Quirks", "TurnBounds", "render_chat_request"]
+
+
+_MISSES_MAX: Final = 8
+"""So often text that was expected may not come alone; then the upstream is one that always sends something with it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,9 +87,22 @@ class ChunkReassembler(AnswerReader[Fragment]):
         self._wants_logprobs = wants_logprobs
         self._logprobs: list[bytes] = []
         """Of tokens whose text is still to come."""
+        self._may_go_on = False
+        """Whether it was text that came last, so that it is worth trying whether there is more."""
+        self._misses_left = _MISSES_MAX
         self._annotations_max = bounds.annotations
         self._annotations: set[bytes] = set()
         """All so far: some upstreams send them again with every chunk."""
+
+    def _read_frame(self, frame: SseFrame) -> None:
+        if self._may_go_on and frame.event is None:  # with text, the bulk of every turn
+            text = read_text_chunk(frame.data)
+            if text:
+                self._items.append(TextFragment(self._admit(text)))
+                return
+            self._may_go_on = False
+            self._misses_left -= 1
+        super()._read_frame(frame)
 
     def _read_chunk(self, chunk: Chunk, data: bytes) -> None:  # noqa: ARG002 - of the answer only the values count
         for choice in chunk.choices or ():
@@ -96,14 +116,11 @@ class ChunkReassembler(AnswerReader[Fragment]):
         if delta is not None:
             if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
                 self._items += [ReasoningFragment(self._admit(text)) for text in read_reasoning(delta)]
-            content = delta.content
             if self._wants_logprobs:
                 self._read_text(delta, choice.logprobs)
-            elif type(content) is str:  # the hot path
-                if content:
-                    self._items.append(TextFragment(self._admit(content)))
-            elif content is not None:
-                self._items += [TextFragment(self._admit(text)) for text in read_texts(content) if text]
+            elif delta.content is not None:
+                self._items += [TextFragment(self._admit(text)) for text in read_texts(delta.content) if text]
+                self._may_go_on = self._misses_left > 0
             if delta.annotations:
                 self._read_annotations(delta.annotations)
             if delta.refusal is not None:
@@ -140,6 +157,7 @@ class ChunkReassembler(AnswerReader[Fragment]):
             self._items += self._tool_calls.finish()
             self._items.append(TurnFinished(reason))
             self._is_finished = True
+            self._may_go_on = False
 
     def _read_usage(self, value: object) -> None:
         """Take a count: final if it comes with the finish or after it, as some upstreams count along all the way."""

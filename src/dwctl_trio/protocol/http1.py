@@ -19,7 +19,7 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 """Of an answer's head with the 1xx before it; providers' are below 4 kB."""
 _CHUNK_LINE_BYTES_MAX: Final = 1024
 """A size and its extensions; nobody sends extensions."""
-_TRAILER_BYTES_MAX: Final = 16 * 1024
+_TRAILER_BYTES_MAX: Final = 4 * 1024
 """All trailers together; they are read over."""
 _SWITCHING_PROTOCOLS: Final = 101
 _BODILESS: Final = frozenset({204, 304})
@@ -119,52 +119,67 @@ class ChunkedBody(AnswerBody):
         """See ``AnswerBody``."""
         if self._unread:
             data, self._unread = self._unread + data, b""
-        pieces, at, end = [], 0, len(data)
+        pieces: list[bytes] = []
+        at, end = 0, len(data)
         while at < end and not self.is_over:
             if self._left:
-                piece = data[at : at + self._left]
-                pieces.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
+                pieces.append(data[at : at + self._left])
+                read = len(pieces[-1])
+                self._left -= read
                 self._is_after_chunk = not self._left
+            elif self._is_after_chunk:
+                read = self._read_end_of_chunk(data, at)
+            elif self._is_after_last:
+                read = self._read_trailer(data, at)
             else:
-                read = self._read_trailer(data, at) if self._is_after_last else self._read_line(data, at)
-                if not read:
-                    self._unread = data[at:]
-                    break
-                at += read
+                read = self._read_chunk(data, at, pieces)
+            if not read:
+                self._unread = data[at:]
+                break
+            at += read
         if self.is_over:
             self.is_reusable = at == end
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _read_line(self, data: bytes, at: int) -> int:
-        """Read the end of a chunk, or the line before the next; return its length, 0 if its end is to come."""
-        if self._is_after_chunk:
-            if data.startswith(b"\r\n", at):
-                self._is_after_chunk = False
-                return 2
-            if data[at:] == b"\r":
-                return 0
-            raise MalformedHttp("a chunk of the answer is longer than it says")
-        line = _CHUNK_LINE.match(data, at)
-        if line is None:
-            _expect_more(data, at, _CHUNK_LINE_BYTES_MAX)
+    def _read_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Read the line before a chunk, and the chunk if all of it is there; like the others.
+
+        Returns:
+            How much was read; 0 if the end of the line is to come.
+        """
+        begin = _find_line_end(data, at, _CHUNK_LINE_BYTES_MAX)
+        if not begin:
             return 0
-        self._left = int(line[1], 16)
-        self._is_after_last = not self._left
-        return line.end() - at
+        line = _CHUNK_LINE.fullmatch(data, at, begin)
+        if line is None:
+            raise MalformedHttp("a chunk of the answer has no size")
+        size = int(line[1], 16)
+        end = begin + size
+        if size and data.startswith(b"\r\n", end):
+            pieces.append(data[begin:end])
+            return end + 2 - at
+        self._left = size
+        self._is_after_last = not size
+        return begin - at
+
+    def _read_end_of_chunk(self, data: bytes, at: int) -> int:
+        if data.startswith(b"\r\n", at):
+            self._is_after_chunk = False
+            return 2
+        if data[at:] == b"\r":
+            return 0
+        raise MalformedHttp("a chunk of the answer is longer than it says")
 
     def _read_trailer(self, data: bytes, at: int) -> int:
-        """Read a trailer, or the empty line behind them; return its length, 0 if its end is to come."""
-        line = _TRAILER.match(data, at)
-        if line is None:
-            _expect_more(data, at, _TRAILER_BYTES_MAX)
+        """Read a trailer, or the empty line behind them."""
+        end = _find_line_end(data, at, _TRAILER_BYTES_MAX - self._trailer_bytes)
+        if not end:
             return 0
-        self.is_over = line.end() - at == len(b"\r\n")
-        self._trailer_bytes += line.end() - at
-        if self._trailer_bytes > _TRAILER_BYTES_MAX:
-            raise MalformedHttp("the trailers of the answer are too large")
-        return line.end() - at
+        if _TRAILER.fullmatch(data, at, end) is None:
+            raise MalformedHttp("a trailer of the answer is malformed")
+        self._trailer_bytes += end - at
+        self.is_over = end - at == len(b"\r\n")
+        return end - at
 
 
 class Exchange:
@@ -274,7 +289,9 @@ def render_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _expect_more(data: bytes, at: int, bytes_max: int) -> None:
-    """Let the line of *data* at *at*, which is not one that is allowed, be the beginning of one."""
-    if data.find(b"\n", at) >= 0 or len(data) - at > bytes_max:
-        raise MalformedHttp("a line between or behind the chunks of the answer is malformed or too long")
+def _find_line_end(data: bytes, at: int, bytes_max: int) -> int:
+    """Where the line of *data* that begins at *at* ends; 0 if its end is to come."""
+    end = data.find(b"\n", at) + 1
+    if (end or len(data)) - at > bytes_max:
+        raise MalformedHttp("a line between or behind the chunks of the answer is too long")
+    return end

@@ -155,6 +155,8 @@ class SseDecoder:
             self._line.clear()
             self._read_line(line)
         data = self._read_plain(data)
+        if not data:
+            return
         *lines, start = data.split(b"\n")
         if self._read_lines(lines):
             self._line += start

@@ -15,13 +15,14 @@ from dwctl_trio.domain.errors import UpstreamError
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.protocol.answer_reader import AnswerReader, Item
 from dwctl_trio.upstream.deadline import CallDeadline
+from dwctl_trio.upstream.transport import AnswerStream
 
 
 class HttpAnswer(Generic[Item]):
     """A model call whose head has arrived; keeps ``ports.TurnStream`` and ``ports.ChatExchange``.
 
     Args:
-        response: Its head; its stream is an iterator and closes at once, as those of this package's transports do.
+        response: Its head; its stream is an ``AnswerStream``.
         reader: What makes items of its bytes.
         deadline: Of the call.
         limits: The upstream's.
@@ -61,13 +62,7 @@ class HttpAnswer(Generic[Item]):
     async def _read(self) -> bytes | None:
         """The next bytes; None at the end of the body, or when nothing more is of interest."""
         if self._reader.finished:
-            self._deadline.lift()
-        if self._reader.is_complete:
-            with trio.move_on_after(self._limits.upstream_drain_s):
-                await self._drain()
-            return None
-        if self._reader.finished:
-            return await self._read_usage()
+            return await self._read_rest()
         self._deadline.expect_chunk()
         try:
             return await anext(self._chunks, None)
@@ -75,6 +70,17 @@ class HttpAnswer(Generic[Item]):
             raise UpstreamError("The connection to the model's server broke in the middle of its answer.") from error
         finally:
             self._deadline.pause()
+
+    async def _read_rest(self) -> bytes | None:
+        """The next bytes once the model has stopped."""
+        self._deadline.lift()
+        if self._chunks.is_over:
+            return None
+        if self._reader.is_complete:
+            with trio.move_on_after(self._limits.upstream_drain_s):
+                await self._drain()
+            return None
+        return await self._read_usage()
 
     async def _read_usage(self) -> bytes | None:
         """The next bytes after the model has stopped: the answer is whole, so nothing can fail any more."""
@@ -114,9 +120,9 @@ async def read_error(response: httpx.Response, limits: Limits) -> bytes:
     return bytes(body[: limits.upstream_error_bytes])
 
 
-def body_of(response: httpx.Response) -> AsyncIterator[bytes]:
+def body_of(response: httpx.Response) -> AnswerStream:
     """The pieces of *response*'s body, as they arrive."""
-    assert isinstance(response.stream, AsyncIterator), "the transports of this package give iterators"
+    assert isinstance(response.stream, AnswerStream), "so the transports of this package answer"
     return response.stream
 
 

@@ -10,7 +10,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Self
 
 import attrs
 import httpx
@@ -40,7 +39,8 @@ from dwctl_trio.upstream.answer import HttpAnswer, read_error
 from dwctl_trio.upstream.deadline import CallClock, CallDeadline, open_call_clock
 from dwctl_trio.upstream.direct import DirectTransport
 from dwctl_trio.upstream.plain import PlainTransport
-from dwctl_trio.upstream.transport_options import TransportOptions
+from dwctl_trio.upstream.request_body import WholeBody
+from dwctl_trio.upstream.transport import TransportOptions
 
 _RETRY_AFTER_S_MAX = 3600.0
 """An upstream that asks for more is taken for one that does not know."""
@@ -168,7 +168,7 @@ class UpstreamClient:
         try:
             with CallDeadline(self._clock, self._timing, is_whole=is_whole) as deadline:
                 # Nobody else holds the body, so that it is gone when it was sent.
-                response = await self._send(url, _Body(render()), deadline, trace)
+                response = await self._send(url, WholeBody(render()), deadline, trace)
                 try:
                     if response.status_code not in _SUCCESS:
                         raise await self._explain_refusal(response)
@@ -180,8 +180,8 @@ class UpstreamClient:
 
     async def _take_place(self) -> None:
         if self._places.value > 0:
+            await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task run: the call is the checkpoint
             self._places.acquire_nowait()
-            await trio.lowlevel.checkpoint_if_cancelled()  # otherwise the call itself is the checkpoint
             return
         if self._places.statistics().tasks_waiting < self._limits.upstream_waiting:
             with trio.move_on_after(self._limits.upstream_wait_s):
@@ -228,7 +228,7 @@ class UpstreamClient:
         return render_chat_request(call.request, call.output, call.plan, upstream_model=model, quirks=quirks)
 
     async def _send(
-        self, url: httpx.URL, body: "_Body", deadline: CallDeadline, trace: TraceContext | None
+        self, url: httpx.URL, body: WholeBody, deadline: CallDeadline, trace: TraceContext | None
     ) -> httpx.Response:
         """Send the request and wait for the head."""
         headers = self._headers.copy()
@@ -256,23 +256,6 @@ class UpstreamClient:
             retry_after_s=_retry_after_s(response.headers),
             rejection=read_rejection(await read_error(response, self._limits)),
         )
-
-
-class _Body(httpx.AsyncByteStream):
-    """A request body in one piece; httpx's own is a generator, which a cancelled send leaves to the collector."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-        self.size = len(body)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        body, self._body = self._body, None
-        if body is None:
-            raise StopAsyncIteration
-        return body
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:

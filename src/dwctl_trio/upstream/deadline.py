@@ -91,7 +91,7 @@ class CallDeadline:
         """What to say if it is cancelled."""
 
     def __enter__(self) -> Self:
-        self._scope.deadline = trio.current_time() + self._limits.upstream_total_s
+        self._scope = trio.CancelScope(deadline=trio.current_time() + self._limits.upstream_total_s)
         self._scope.__enter__()
         if not self._is_whole:
             self._clock.add(self)

@@ -12,7 +12,6 @@ given this transport.
 import math
 import ssl
 from collections import deque
-from typing import Self
 
 import attrs
 import httpx
@@ -20,7 +19,7 @@ import trio
 
 from dwctl_trio.protocol.http1 import AnswerHead, MalformedHttp, UnsendableHttp
 from dwctl_trio.upstream.exchange import exchange_heads
-from dwctl_trio.upstream.transport_options import TransportOptions
+from dwctl_trio.upstream.transport import AnswerStream, TransportOptions
 from dwctl_trio.upstream.wire import ALPN_PROTOCOLS, Wire, open_wire
 
 _PORTS = {"http": 80, "https": 443}
@@ -112,7 +111,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return _Connection(wire, origin)
 
 
-class DirectBody(httpx.AsyncByteStream):
+class DirectBody(AnswerStream):
     """The body of an answer as it arrives, a piece for each network read that brought any.
 
     Args:
@@ -131,17 +130,15 @@ class DirectBody(httpx.AsyncByteStream):
         if self._frames.is_over:
             self._end(connection)
 
-    def __aiter__(self) -> Self:
-        return self
+    @property
+    def is_over(self) -> bool:
+        """See ``AnswerStream``."""
+        return self._connection is None and not self._piece
 
     async def __anext__(self) -> bytes:
-        """The next piece.
+        """See ``AnswerStream``.
 
         Cancellation: loses nothing; the next call goes on where this one was.
-
-        Raises:
-            httpx.ReadError: The connection broke.
-            httpx.RemoteProtocolError: It was closed too early, or what came is not HTTP.
         """
         piece, self._piece = self._piece, b""
         try:
@@ -161,7 +158,7 @@ class DirectBody(httpx.AsyncByteStream):
         return piece
 
     async def aclose(self) -> None:
-        """Close the connection unless the body has ended; never waits."""
+        """See ``AnswerStream``; never waits."""
         if self._connection is not None:
             self._connection.wire.close()
             self._connection = None

@@ -10,6 +10,7 @@ import httpx
 import trio
 
 from dwctl_trio.protocol.http1 import AnswerHead, Exchange, UnsendableHttp, render_chunk
+from dwctl_trio.upstream.request_body import WholeBody
 from dwctl_trio.upstream.wire import Wire
 
 _REFUSED_FROM = 400
@@ -64,9 +65,12 @@ class _Upload:
     """The body of a request on its way."""
 
     def __init__(self, wire: Wire, request: httpx.Request) -> None:
-        assert isinstance(request.stream, httpx.AsyncByteStream), "an asynchronous transport sends asynchronous bodies"
+        stream = request.stream
+        if isinstance(stream, httpx.ByteStream):  # a generator, if it is read asynchronously
+            stream = WholeBody(b"".join(stream))
+        assert isinstance(stream, httpx.AsyncByteStream), "an asynchronous transport sends asynchronous bodies"
         self._wire = wire
-        self._pieces = aiter(request.stream)
+        self._pieces = aiter(stream)
         self._is_chunked = "transfer-encoding" in request.headers
         self._left = int(request.headers.get("content-length", 0))
         """Bytes that the stream still has to give, if its length is known."""
@@ -106,17 +110,19 @@ class _Upload:
         """What is to be sent next; nothing at the end."""
         if self._is_given:
             return b""
-        async for piece in self._pieces:
-            if not piece:
-                continue
-            if self._is_chunked:
-                return render_chunk(piece)
-            self._left -= len(piece)
-            self._is_given = not self._left
-            if self._left < 0:
-                break
-            return piece
-        if not self._is_chunked:
+        piece = await self._next_piece()
+        if self._is_chunked:
+            self._is_given = not piece
+            return render_chunk(piece)
+        self._left -= len(piece)
+        self._is_given = not self._left
+        if self._left < 0 or not piece or (self._is_given and await self._next_piece()):
             raise UnsendableHttp("the body of the request is not as long as its head says")
-        self._is_given = True
-        return render_chunk(b"")
+        return piece
+
+    async def _next_piece(self) -> bytes:
+        """What the stream gives next; nothing at its end."""
+        async for piece in self._pieces:
+            if piece:
+                return piece
+        return b""

@@ -6,12 +6,11 @@ Rule 2: a close is shielded and has a deadline.
 
 import ssl
 from contextlib import suppress
-from typing import Self
 
 import httpx
 import trio
 
-from dwctl_trio.upstream.transport_options import TransportOptions
+from dwctl_trio.upstream.transport import AnswerStream, TransportOptions
 
 _CLOSE_S_MAX = 1.0
 """For closing a connection; a close of TCP never waits, one of TLS may."""
@@ -57,26 +56,25 @@ class PlainTransport(httpx.AsyncBaseTransport):
         await self._http.aclose()
 
 
-class PlainBody(httpx.AsyncByteStream):
+class PlainBody(AnswerStream):
     """The body of an answer as it arrives.
 
     Args:
         response: As httpx's transport gives it.
     """
 
+    is_over = False
+
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._pieces = response.aiter_raw()
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> bytes:
-        """The next piece."""
+        """See ``AnswerStream``."""
         return await anext(self._pieces)
 
     async def aclose(self) -> None:
-        """Break off what was not read to its end.
+        """See ``AnswerStream``.
 
         httpx hands out generators inside generators and closes only the outermost. A read under cancellation ends
         them all: each unwinds from the innermost outwards.
