@@ -22,6 +22,8 @@ import attrs
 import trio
 
 from benchmarks.micro_cases import Case, Run, cases
+from benchmarks.rig.results import Measurement
+from benchmarks.rig.site import Site
 
 _ROUND_NS_MIN = 2_000_000
 """A round lasts at least so long, or what the clock costs would show."""

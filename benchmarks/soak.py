@@ -27,9 +27,9 @@ import trio
 
 from benchmarks.rig.clock import clock_model
 from benchmarks.rig.command import conclude, tell
-from benchmarks.rig.load import Target, percentile
+from benchmarks.rig.load import percentile
 from benchmarks.rig.processes import Process, open_process
-from benchmarks.rig.recording import END, Findings, Recording, examine
+from benchmarks.rig.recording import Findings, examine, record
 from benchmarks.rig.results import Measurement, Result, summarize
 from benchmarks.rig.site import Site, open_server, open_site, responses_target
 from dwctl_trio.protocol.request_body import parse_request
@@ -42,7 +42,6 @@ _SPREAD_S_MAX = 30.0
 _PROGRESS_S = 30.0
 _SAMPLES = 120
 _LATE_S_MAX = 60.0
-_READ_BYTES = 65536
 _PROBLEMS_SHOWN = 5
 
 
@@ -137,24 +136,8 @@ async def _run_stream(soak: Soak, server: Process, began_at: float, number: int,
     asked = parse_request({**target.body, "model": model, "stream": True})
     request = target.request(model, stream=True)
     while trio.current_time() < began_at + soak.seconds:
-        tally.add(examine(await _record(target, request, soak.response_s + _LATE_S_MAX), asked, soak.tokens))
-
-
-async def _record(target: Target, request: bytes, wait_s: float) -> Recording:
-    """One stream, to its end or as far as it came in *wait_s*."""
-    recording = Recording()
-    with trio.move_on_after(wait_s):
-        try:
-            async with await target.connect() as stream:
-                await stream.send_all(request)
-                while not recording.raw.endswith(END):
-                    data = await stream.receive_some(_READ_BYTES)
-                    if not data:
-                        break
-                    recording.add(data, time.monotonic_ns() // 1000)
-        except (OSError, trio.BrokenResourceError):
-            pass  # a stream that has broken off is examined as such
-    return recording
+        recording = await record(target, request, soak.response_s + _LATE_S_MAX)
+        tally.add(examine(recording, asked, soak.tokens))
 
 
 async def _watch(
@@ -175,7 +158,9 @@ async def _watch(
         if now >= told_at + _PROGRESS_S:
             told_at = now
             faults = {name: tally.counts[name] for name in ("events", "lost", "doubled", "invalid", "failed")}
-            tell(f"{sample.at_s:.0f} s: {faults}, {sample.memory_mb:.0f} MB, {_percent(soak, samples, 'server_s'):.0f} %")
+            tell(
+                f"{sample.at_s:.0f} s: {faults}, {sample.memory_mb:.0f} MB, {_percent(soak, samples, 'server_s'):.0f} %"
+            )
         if sample.at_s >= soak.seconds:
             return
         await trio.sleep_until(min(now + soak.seconds / _SAMPLES, began_at + soak.seconds))

@@ -13,7 +13,7 @@ import time
 
 import trio
 
-from dwctl_trio.testing.simulator_http import LAST_CHUNK, RequestReader, chunk, response_head
+from dwctl_trio.testing.simulator_http import LAST_CHUNK, BadRequest, RequestReader, chunk, response_head
 
 _MODEL = re.compile(r"clock-(\d+)-(\d+)")
 _HEAD = response_head(200, "text/event-stream; charset=utf-8")
@@ -43,8 +43,8 @@ async def serve(stream: trio.SocketStream) -> None:
             found = _MODEL.fullmatch(json.loads(request.body)["model"])
             assert found is not None, "the model is named clock-TOKENS-MS"
             await _answer(stream, tokens=int(found[1]), interval_s=int(found[2]) / 1000)
-    except trio.BrokenResourceError:
-        pass  # the client is gone
+    except (trio.BrokenResourceError, BadRequest):
+        pass  # the client is gone, maybe within its request
 
 
 async def _answer(stream: trio.SocketStream, *, tokens: int, interval_s: float) -> None:

@@ -7,17 +7,20 @@ The tokens are those of ``rig/clock.py``.
 """
 
 import re
+import time
 from bisect import bisect_left
+from contextlib import suppress
 
 import attrs
+import trio
 
+from benchmarks.rig.load import Target
 from dwctl_trio.domain.event_grammar import check_stream
 from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.testing.wire import read_stream
 
-END = b"0\r\n\r\n"
-"""Of a chunked body."""
-
+_READ_BYTES = 65536
+_END = b"0\r\n\r\n"
 _TOKEN = re.compile(rb'"delta":"(\d+):(\d+) "')
 _ERROR = re.compile(rb'"error":{[^}]*}|"incomplete_details":{[^}]*}')
 _COMPLETED = b"event: response.completed\n"
@@ -58,13 +61,27 @@ class Findings:
     """Of each token, from when the upstream sent it until it was here."""
 
 
+async def record(target: Target, request: bytes, wait_s: float) -> Recording:
+    """One stream, to its end or as far as it came in *wait_s*; a broken one as far as it came, too."""
+    recording = Recording()
+    with trio.move_on_after(wait_s), suppress(OSError, trio.BrokenResourceError):
+        async with await target.connect() as stream:
+            await stream.send_all(request)
+            while not recording.raw.endswith(_END):
+                data = await stream.receive_some(_READ_BYTES)
+                if not data:
+                    break
+                recording.add(data, time.monotonic_ns() // 1000)
+    return recording
+
+
 def examine(recording: Recording, request: ResponseRequest, tokens: int) -> Findings:
     """Take a stream apart that was to have so many *tokens*."""
     raw = bytes(recording.raw)
     head, _, chunks = raw.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         return Findings(failure=raw[:500].decode(errors="replace"))
-    if not raw.endswith(END):
+    if not raw.endswith(_END):
         return Findings(failure=f"it broke off after {raw[-500:]!r}")
     if _COMPLETED not in raw:
         error = _ERROR.search(raw)

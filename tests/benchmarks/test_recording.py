@@ -1,0 +1,65 @@
+"""What a soak counts: a recorded stream is whole, and every fault that is put into one is found."""
+
+import os
+import re
+from functools import partial
+
+import attrs
+import pytest
+import trio
+from benchmarks.rig import clock
+from benchmarks.rig.processes import Process
+from benchmarks.rig.recording import Findings, Recording, examine, record
+from benchmarks.rig.site import responses_target
+
+from dwctl_trio.protocol.request_body import parse_request
+from dwctl_trio.testing.service import open_service
+
+TOKENS = 5
+MODEL = clock.clock_model(TOKENS, 1)
+ASKED = parse_request({"model": MODEL, "input": "hi", "stream": True})
+FRAME = re.compile(rb'[0-9a-f]+\r\nevent: response.output_text.delta\n(?:(?!\n\n).)*"delta":"2:.*?\n\n\r\n', re.DOTALL)
+"""The chunk of token 2."""
+WAIT_S = 10.0
+
+
+@pytest.fixture
+async def recording(postgres_dsn: str) -> Recording:
+    """A stream of the service."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, clock.serve, 0, host="127.0.0.1"))
+        upstream = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/v1"
+        async with open_service(postgres_dsn, {"upstreams": {"simulator": {"base_url": upstream}}}) as service:
+            target = responses_target(Process(pid=os.getpid(), url=service.url))
+            recording = await record(target, target.request(MODEL, stream=True), WAIT_S)
+        nursery.cancel_scope.cancel()
+    return recording
+
+
+def examined(recording: Recording, raw: bytes) -> Findings:
+    """What *raw* is, had it come instead."""
+    ends = [min(end, len(raw)) for end in recording.ends[:-1]]
+    return examine(attrs.evolve(recording, raw=bytearray(raw), ends=[*ends, len(raw)]), ASKED, TOKENS)
+
+
+async def test_a_whole_stream_has_no_fault_and_a_delay_for_each_token(recording: Recording) -> None:
+    findings = examine(recording, ASKED, TOKENS)
+    assert (findings.failure, findings.violation, findings.lost, findings.doubled) == (None, None, 0, 0)
+    assert len(findings.delays_us) == TOKENS
+    assert all(0 < delay_us < WAIT_S * 1e6 for delay_us in findings.delays_us)
+
+
+async def test_each_fault_of_a_stream_is_found(recording: Recording) -> None:
+    raw = bytes(recording.raw)
+    found = FRAME.search(raw)
+    assert found is not None, "each paced token is a chunk of its own"
+    without = examined(recording, raw.replace(found[0], b""))
+    assert without.lost == 1
+    assert without.violation is not None
+    twice = examined(recording, raw.replace(found[0], found[0] * 2))
+    assert twice.doubled == 1
+    assert twice.violation is not None
+    assert examined(recording, raw.replace(b'"delta":"2:', b'"delta":"7:')).violation is not None
+    assert examined(recording, raw[:-20]).failure is not None
+    assert examined(recording, raw.replace(b"HTTP/1.1 200", b"HTTP/1.1 503")).failure is not None
+    assert examined(recording, b"").failure is not None
