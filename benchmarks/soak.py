@@ -43,6 +43,7 @@ _PROGRESS_S = 30.0
 _SAMPLES = 120
 _LATE_S_MAX = 60.0
 _PROBLEMS_SHOWN = 5
+_FAULTS = ("lost", "doubled", "invalid", "failed")
 
 
 @attrs.frozen(kw_only=True)
@@ -110,85 +111,91 @@ class _Sample:
     memory_mb: float
 
 
+@attrs.frozen(kw_only=True)
+class _Run:
+    soak: Soak
+    server: Process
+    upstream: Process
+    began_at: float
+    tally: Tally = attrs.field(factory=Tally)
+    samples: list[_Sample] = attrs.field(factory=list)
+
+    def elapsed_s(self) -> float:
+        return trio.current_time() - self.began_at
+
+    def percent(self, of: str) -> float:
+        """The share of a core that a field of the samples has been since all streams had begun."""
+        last = self.samples[-1]
+        first = next((sample for sample in self.samples if sample.at_s >= self.soak.spread_s), last)
+        elapsed_s = last.at_s - first.at_s
+        return 100 * (getattr(last, of) - getattr(first, of)) / elapsed_s if elapsed_s else 0.0
+
+
 async def run_soak(site: Site, soak: Soak) -> list[Measurement]:
     """Soak a server of its own."""
     tell(f"limits raised above their defaults: {soak.limits()}; the upstream's max_concurrency too")
-    tally, samples = Tally(), list[_Sample]()
     async with (
         open_process("-m", "benchmarks.rig.clock") as upstream,
         open_server(attrs.evolve(site, upstream=upstream), **soak.limits()) as server,
     ):
-        began_at = trio.current_time()
+        run = _Run(soak=soak, server=server, upstream=upstream, began_at=trio.current_time())
         async with trio.open_nursery() as nursery:
             for number in range(soak.streams):
-                nursery.start_soon(_run_stream, soak, server, began_at, number, tally)
-            await _watch(soak, server, upstream, began_at, tally, samples)
-    for problem in tally.problems:
+                nursery.start_soon(_run_stream, run, number)
+            await _watch(run)
+    for problem in run.tally.problems:
         tell(problem)
-    return _measurements(soak, tally, samples)
+    return _measurements(run)
 
 
-async def _run_stream(soak: Soak, server: Process, began_at: float, number: int, tally: Tally) -> None:
+async def _run_stream(run: _Run, number: int) -> None:
     """One response after the other until the time is over."""
-    await trio.sleep_until(began_at + soak.spread_s * number / soak.streams)
-    target = responses_target(server)
+    soak, target = run.soak, responses_target(run.server)
     model = clock_model(soak.tokens, round(1000 / soak.rate))
     asked = parse_request({**target.body, "model": model, "stream": True})
     request = target.request(model, stream=True)
-    while trio.current_time() < began_at + soak.seconds:
+    await trio.sleep_until(run.began_at + soak.spread_s * number / soak.streams)
+    while run.elapsed_s() < soak.seconds:
         recording = await record(target, request, soak.response_s + _LATE_S_MAX)
-        tally.add(examine(recording, asked, soak.tokens))
+        run.tally.add(examine(recording, asked, soak.tokens))
 
 
-async def _watch(
-    soak: Soak, server: Process, upstream: Process, began_at: float, tally: Tally, samples: list[_Sample]
-) -> None:
+async def _watch(run: _Run) -> None:
     """Sample until the time is over, and tell how it goes."""
-    told_at = began_at
+    told_s, seconds = 0.0, run.soak.seconds
     while True:
-        now = trio.current_time()
         sample = _Sample(
-            at_s=now - began_at,
-            server_s=server.cpu_s(),
-            upstream_s=upstream.cpu_s(),
+            at_s=run.elapsed_s(),
+            server_s=run.server.cpu_s(),
+            upstream_s=run.upstream.cpu_s(),
             load_s=time.process_time(),
-            memory_mb=server.memory_bytes() / 1e6,
+            memory_mb=run.server.memory_bytes() / 1e6,
         )
-        samples.append(sample)
-        if now >= told_at + _PROGRESS_S:
-            told_at = now
-            faults = {name: tally.counts[name] for name in ("events", "lost", "doubled", "invalid", "failed")}
-            tell(
-                f"{sample.at_s:.0f} s: {faults}, {sample.memory_mb:.0f} MB, {_percent(soak, samples, 'server_s'):.0f} %"
-            )
-        if sample.at_s >= soak.seconds:
+        run.samples.append(sample)
+        if sample.at_s >= told_s + _PROGRESS_S:
+            told_s = sample.at_s
+            counts = ", ".join(f"{run.tally.counts[name]:,} {name}" for name in ("events", *_FAULTS))
+            tell(f"{told_s:.0f} s: {counts}; {sample.memory_mb:.0f} MB, {run.percent('server_s'):.0f} % of a core")
+        if sample.at_s >= seconds:
             return
-        await trio.sleep_until(min(now + soak.seconds / _SAMPLES, began_at + soak.seconds))
+        await trio.sleep_until(run.began_at + min(sample.at_s + seconds / _SAMPLES, seconds))
 
 
-def _percent(soak: Soak, samples: Sequence[_Sample], of: str) -> float:
-    """The share of a core from when all streams had begun."""
-    last = samples[-1]
-    first = next((sample for sample in samples if sample.at_s >= soak.spread_s), last)
-    elapsed_s = last.at_s - first.at_s
-    return 100 * (getattr(last, of) - getattr(first, of)) / elapsed_s if elapsed_s else 0.0
-
-
-def _measurements(soak: Soak, tally: Tally, samples: Sequence[_Sample]) -> list[Measurement]:
+def _measurements(run: _Run) -> list[Measurement]:
+    soak, tally = run.soak, run.tally
     delays_ms = [delay_us / 1000 for delay_us in tally.delays_us] or [float("inf")]
-    faults = ("lost", "doubled", "invalid", "failed")
     return [
         Measurement(name="streams at once", unit="", value=soak.streams),
         Measurement(name="responses", unit="", value=tally.counts["responses"]),
         Measurement(name="events", unit="", value=tally.counts["events"]),
-        *(Measurement(name=name, unit="", value=tally.counts[name], at_most=0) for name in faults),
+        *(Measurement(name=name, unit="", value=tally.counts[name], at_most=0) for name in _FAULTS),
         Measurement(name="added delay, median", unit="ms", value=percentile(delays_ms, 0.5)),
         Measurement(name="added delay, p99", unit="ms", value=percentile(delays_ms, 0.99), at_most=DELAY_MS_MAX),
         Measurement(name="added delay, most", unit="ms", value=max(delays_ms)),
-        Measurement(name="of a core", unit="%", value=_percent(soak, samples, "server_s"), at_most=CORE_PERCENT_MAX),
-        Measurement(name="of a core, the upstream", unit="%", value=_percent(soak, samples, "upstream_s")),
-        Measurement(name="of a core, the load and its checks", unit="%", value=_percent(soak, samples, "load_s")),
-        *_memory(soak, samples),
+        Measurement(name="of a core", unit="%", value=run.percent("server_s"), at_most=CORE_PERCENT_MAX),
+        Measurement(name="of a core, the upstream", unit="%", value=run.percent("upstream_s")),
+        Measurement(name="of a core, the load and its checks", unit="%", value=run.percent("load_s")),
+        *_memory(soak, run.samples),
     ]
 
 

@@ -86,7 +86,7 @@ def examine(recording: Recording, request: ResponseRequest, tokens: int) -> Find
     if _COMPLETED not in raw:
         error = _ERROR.search(raw)
         return Findings(failure=f"it did not complete: {error[0] if error else raw[-500:]!r}")
-    body = _unchunked(chunks)
+    body = unchunked(chunks)
     numbers = [int(found[1]) for found in _TOKEN.finditer(body)]
     told = set(numbers)
     return Findings(
@@ -115,8 +115,10 @@ def _delays_us(recording: Recording, raw: bytes) -> list[int]:
     return delays
 
 
-def _unchunked(data: bytes) -> bytes:
-    body, start = [], 0
+def unchunked(data: bytes) -> bytes:
+    """The body whose chunks *data* are."""
+    body: list[bytes] = []
+    start = 0
     while True:
         line_end = data.index(b"\r\n", start)
         size = int(data[start:line_end], 16)

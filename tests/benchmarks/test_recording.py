@@ -1,7 +1,6 @@
 """What a soak counts: a recorded stream is whole, and every fault that is put into one is found."""
 
 import os
-import re
 from functools import partial
 
 import attrs
@@ -9,17 +8,16 @@ import pytest
 import trio
 from benchmarks.rig import clock
 from benchmarks.rig.processes import Process
-from benchmarks.rig.recording import Findings, Recording, examine, record
+from benchmarks.rig.recording import Findings, Recording, examine, record, unchunked
 from benchmarks.rig.site import responses_target
 
 from dwctl_trio.protocol.request_body import parse_request
 from dwctl_trio.testing.service import open_service
+from dwctl_trio.testing.simulator_http import LAST_CHUNK, chunk
 
 TOKENS = 5
 MODEL = clock.clock_model(TOKENS, 1)
 ASKED = parse_request({"model": MODEL, "input": "hi", "stream": True})
-FRAME = re.compile(rb'[0-9a-f]+\r\nevent: response.output_text.delta\n(?:(?!\n\n).)*"delta":"2:.*?\n\n\r\n', re.DOTALL)
-"""The chunk of token 2."""
 WAIT_S = 10.0
 
 
@@ -36,10 +34,11 @@ async def recording(postgres_dsn: str) -> Recording:
     return recording
 
 
-def examined(recording: Recording, raw: bytes) -> Findings:
-    """What *raw* is, had it come instead."""
-    ends = [min(end, len(raw)) for end in recording.ends[:-1]]
-    return examine(attrs.evolve(recording, raw=bytearray(raw), ends=[*ends, len(raw)]), ASKED, TOKENS)
+def examined(recording: Recording, body: bytes) -> Findings:
+    """What the stream is, had it been *body* instead, in one chunk."""
+    head, _, _ = bytes(recording.raw).partition(b"\r\n\r\n")
+    raw = head + b"\r\n\r\n" + chunk(body) + LAST_CHUNK
+    return examine(attrs.evolve(recording, raw=bytearray(raw), ends=[len(raw)]), ASKED, TOKENS)
 
 
 async def test_a_whole_stream_has_no_fault_and_a_delay_for_each_token(recording: Recording) -> None:
@@ -50,16 +49,20 @@ async def test_a_whole_stream_has_no_fault_and_a_delay_for_each_token(recording:
 
 
 async def test_each_fault_of_a_stream_is_found(recording: Recording) -> None:
-    raw = bytes(recording.raw)
-    found = FRAME.search(raw)
-    assert found is not None, "each paced token is a chunk of its own"
-    without = examined(recording, raw.replace(found[0], b""))
+    _, _, chunks = bytes(recording.raw).partition(b"\r\n\r\n")
+    body = unchunked(chunks)
+    (frame,) = (frame for frame in body.split(b"\n\n") if b'"delta":"2:' in frame)
+    without = examined(recording, body.replace(frame + b"\n\n", b""))
     assert without.lost == 1
     assert without.violation is not None
-    twice = examined(recording, raw.replace(found[0], found[0] * 2))
+    twice = examined(recording, body.replace(frame, frame + b"\n\n" + frame))
     assert twice.doubled == 1
     assert twice.violation is not None
-    assert examined(recording, raw.replace(b'"delta":"2:', b'"delta":"7:')).violation is not None
-    assert examined(recording, raw[:-20]).failure is not None
-    assert examined(recording, raw.replace(b"HTTP/1.1 200", b"HTTP/1.1 503")).failure is not None
-    assert examined(recording, b"").failure is not None
+    assert examined(recording, body.replace(b'"delta":"2:', b'"delta":"3:')).violation is not None
+    assert (
+        examined(recording, body.replace(b"event: response.completed", b"event: response.failed")).failure is not None
+    )
+    recording.raw[:] = recording.raw[:-2]
+    assert examine(recording, ASKED, TOKENS).failure is not None
+    recording.raw[:] = b""
+    assert examine(recording, ASKED, TOKENS).failure is not None
