@@ -13,12 +13,13 @@ from dwctl_trio.protocol.http1 import (
     AnswerBody,
     AnswerHead,
     ChunkedBody,
-    Exchange,
+    HeadReader,
     MalformedHttp,
     OpenBody,
     SizedBody,
     UnsendableHttp,
     render_chunk,
+    render_head,
 )
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -92,7 +93,7 @@ def test_what_is_taken_for_a_body_h11_reads_the_same(parts: list[bytes]) -> None
         said = body.feed(framed)
     except MalformedHttp:
         return
-    if body.is_over and body.is_reusable:
+    if body.is_over and body.is_reusable and body.failure is None:
         assert _answer_by_h11(framed) == said
 
 
@@ -107,8 +108,18 @@ def test_what_is_taken_for_a_body_h11_reads_the_same(parts: list[bytes]) -> None
 )
 @pytest.mark.parametrize("size", [1, 3, 100_000])
 def test_malformed_chunks_are_refused_in_whatever_pieces_they_come(framed: bytes, size: int) -> None:
+    body = ChunkedBody()
     with pytest.raises(MalformedHttp):
-        _read(ChunkedBody(), [framed[at : at + size] for at in range(0, len(framed), size)])
+        for at in range(0, len(framed), size):
+            body.feed(framed[at : at + size])
+            if body.failure is not None:
+                raise body.failure
+
+
+def test_what_is_whole_before_a_malformed_chunk_is_given_out_first() -> None:
+    body = ChunkedBody()
+    assert body.feed(b"1\r\na\r\n1\r\nb\r\nnonsense\r\n") == b"ab"
+    assert isinstance(body.failure, MalformedHttp)
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 400)), st.binary(max_size=3))
@@ -142,27 +153,42 @@ def test_what_comes_behind_the_last_chunk_spoils_the_connection() -> None:
 # -- heads
 
 
-def _begin(method: bytes = b"POST") -> Exchange:
-    exchange = Exchange()
-    exchange.render_head(method, b"/v1", [HOST])
-    return exchange
-
-
-def _head(sent: bytes, method: bytes = b"POST") -> AnswerHead:
-    head = _begin(method).feed(sent)
+def _head(sent: bytes, method: str = "POST") -> AnswerHead:
+    head = HeadReader(method).feed(sent)
     assert head is not None
     return head
 
 
 def test_the_head_of_a_request_is_what_it_was_given() -> None:
-    rendered = Exchange().render_head(b"POST", b"/v1?a=b", [HOST, (b"content-length", b"5")])
+    rendered = render_head(b"POST", b"/v1?a=b", [HOST, (b"content-length", b"5")])
     assert rendered == b"POST /v1?a=b HTTP/1.1\r\nhost: upstream.example\r\ncontent-length: 5\r\n\r\n"
 
 
-@pytest.mark.parametrize("header", [(b"x", b"a\r\nb: c"), (b"x\n", b"a"), (b"x y", b"a"), (b"x", b"\x00")])
+@given(st.lists(st.tuples(st.binary(max_size=4), st.binary(max_size=6)), max_size=3))
+@example([(b"x", b"a\r\nb: c")])
+@example([(b"x", b"a\xe4\tb")])
+def test_what_is_rendered_h11_reads_as_what_it_was_given(headers: list[tuple[bytes, bytes]]) -> None:
+    try:
+        rendered = render_head(b"POST", b"/v1", [HOST, *headers])
+    except UnsendableHttp:
+        return
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(rendered)
+    event = connection.next_event()
+    assert isinstance(event, h11.Request)
+    assert event.headers.raw_items() == [HOST, *((name, value.strip(b" \t")) for name, value in headers)]
+
+
+@pytest.mark.parametrize("header", [(b"x", b"a\r\nb: c"), (b"x\n", b"a"), (b"x y", b"a"), (b"x", b"\x00"), (b"", b"a")])
 def test_a_header_that_would_be_two_is_not_sent(header: tuple[bytes, bytes]) -> None:
     with pytest.raises(UnsendableHttp):
-        Exchange().render_head(b"POST", b"/", [HOST, header])
+        render_head(b"POST", b"/", [HOST, header])
+
+
+@pytest.mark.parametrize(("method", "target"), [(b"POST ", b"/"), (b"POST", b"/ a"), (b"POST", b"/\r\n"), (b"", b"/")])
+def test_a_method_or_target_that_would_be_more_is_not_sent(method: bytes, target: bytes) -> None:
+    with pytest.raises(UnsendableHttp):
+        render_head(method, target, [HOST])
 
 
 @given(st.lists(st.integers(0, 400)))
@@ -172,9 +198,9 @@ def test_a_head_is_read_alike_in_whatever_pieces_it_comes(cuts: list[int]) -> No
         + OK
         + b"A: b\r\nContent-Length: 9\r\n\r\n"
     )
-    exchange = _begin()
+    reader = HeadReader("POST")
 
-    heads = [exchange.feed(piece) for piece in _split(sent, cuts)]
+    heads = [reader.feed(piece) for piece in _split(sent, cuts)]
 
     assert heads[:-1] == [None] * (len(heads) - 1)
     head = heads[-1]
@@ -185,17 +211,17 @@ def test_a_head_is_read_alike_in_whatever_pieces_it_comes(cuts: list[int]) -> No
 @pytest.mark.parametrize(
     ("method", "sent", "kind", "is_last"),
     [
-        (b"POST", OK + b"content-length: 3", SizedBody, False),
-        (b"POST", OK + b"transfer-encoding: chunked", ChunkedBody, False),
-        (b"POST", OK + b"transfer-encoding: chunked\r\ncontent-length: 3", ChunkedBody, False),
-        (b"POST", OK + b"content-length: 3\r\nconnection: Keep-Alive, Close", SizedBody, True),
-        (b"POST", OK + b"a: b", OpenBody, False),
-        (b"POST", b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\nconnection: keep-alive", SizedBody, True),
-        (b"POST", b"HTTP/1.1 204 No Content\r\na: b", SizedBody, False),
-        (b"HEAD", OK + b"content-length: 3", SizedBody, False),
+        ("POST", OK + b"content-length: 3", SizedBody, False),
+        ("POST", OK + b"transfer-encoding: chunked", ChunkedBody, False),
+        ("POST", OK + b"transfer-encoding: chunked\r\ncontent-length: 3", ChunkedBody, False),
+        ("POST", OK + b"content-length: 3\r\nconnection: Keep-Alive, Close", SizedBody, True),
+        ("POST", OK + b"a: b", OpenBody, False),
+        ("POST", b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\nconnection: keep-alive", SizedBody, True),
+        ("POST", b"HTTP/1.1 204 No Content\r\na: b", SizedBody, False),
+        ("HEAD", OK + b"content-length: 3", SizedBody, False),
     ],
 )
-def test_the_head_says_how_the_body_ends(method: bytes, sent: bytes, kind: type, is_last: bool) -> None:
+def test_the_head_says_how_the_body_ends(method: str, sent: bytes, kind: type, is_last: bool) -> None:
     head = _head(sent + b"\r\n\r\n", method)
     assert (type(head.body), head.is_last) == (kind, is_last)
 
@@ -214,15 +240,15 @@ def test_the_head_says_how_the_body_ends(method: bytes, sent: bytes, kind: type,
 )
 @pytest.mark.parametrize("size", [1000, 10_000_000])
 def test_what_is_no_head_or_too_large_is_refused(sent: bytes, size: int) -> None:
-    exchange = _begin()
+    reader = HeadReader("POST")
     with pytest.raises(MalformedHttp):
         for at in range(0, len(sent), size):
-            exchange.feed(sent[at : at + size])
+            reader.feed(sent[at : at + size])
 
 
 @pytest.mark.parametrize("sent", [b"", OK])
 def test_an_end_before_the_end_of_the_head_is_an_error(sent: bytes) -> None:
-    exchange = _begin()
-    assert not sent or exchange.feed(sent) is None
+    reader = HeadReader("POST")
+    assert not sent or reader.feed(sent) is None
     with pytest.raises(MalformedHttp):
-        exchange.feed_eof()
+        reader.feed_eof()

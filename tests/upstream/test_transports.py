@@ -154,6 +154,20 @@ async def test_who_cannot_be_reached_and_what_cannot_be_sent_are_errors_of_httpx
     assert server.requests == []
 
 
+async def test_what_came_before_a_malformed_chunk_and_the_head_are_not_lost(transport: str) -> None:
+    sent = b"HTTP/1.1 429 Slow Down\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\nnonsense\r\n"
+    async with (
+        open_byte_server(sent) as server,
+        open_client(transport) as client,
+        client.stream("POST", server.url, content=b"hello") as response,
+    ):
+        assert response.status_code == 429
+        pieces = response.aiter_raw()
+        assert await anext(pieces) == b"ok"
+        with pytest.raises(httpx.RemoteProtocolError):
+            await anext(pieces)
+
+
 # -- connections at rest
 
 

@@ -94,7 +94,8 @@ async def _stream_turn(
             await scope.wait_opened()
             scope.head.set()
             async for fragments in stream:
-                scope.note_token(current)
+                if current.first_token_at is None:
+                    scope.note_token(current)
                 events = apply_fragments(current, fragments)
                 if events:
                     await tell(scope, loop, events)

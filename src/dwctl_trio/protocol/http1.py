@@ -1,6 +1,6 @@
 """HTTP/1.1 as a client speaks it: the heads of a request and its answer, and the frames of the answer's body.
 
-Rule 1: heads are h11's to write and to read; of bodies it is the frames that are read here, a network read at a time.
+Rule 1: the head of an answer is h11's to read; of its body the frames are read here, a network read at a time.
 Rule 2: what is malformed, too large or cut off is an error, never guessed at.
 Rule 3: nothing but a body that ended where its frames say leaves a connection fit for another request.
 
@@ -24,7 +24,10 @@ _TRAILER_BYTES_MAX: Final = 4 * 1024
 _SWITCHING_PROTOCOLS: Final = 101
 _BODILESS: Final = frozenset({204, 304})
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
-_TRAILER: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
+_FIELD: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*"
+_TRAILER: Final = re.compile(rb"(?:%b)?\r\n" % _FIELD)
+_REQUEST_HEAD: Final = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:%b\r\n)*\r\n" % _FIELD)
+_ANY_REQUEST: Final = h11.Request(method="GET", target="/", headers=[("host", "any")])
 
 
 class MalformedHttp(Exception):
@@ -40,11 +43,13 @@ class AnswerBody(ABC):
 
     Attributes:
         is_over: Whether the body has ended.
+        failure: What was wrong behind the last that ``feed`` has returned; nothing may be fed any more.
         is_reusable: Whether the connection has nothing but this body on it, and an end.
     """
 
     is_over = False
     is_reusable = True
+    failure: MalformedHttp | None = None
 
     @abstractmethod
     def feed(self, data: bytes) -> bytes:
@@ -54,8 +59,8 @@ class AnswerBody(ABC):
             MalformedHttp: The frames are not.
         """
 
-    def feed_eof(self) -> None:
-        """No more comes.
+    def feed_eof(self) -> bytes:
+        """No more comes; returns nothing, like a ``feed`` that brings none of the body.
 
         Raises:
             MalformedHttp: The body has not ended.
@@ -96,9 +101,10 @@ class OpenBody(AnswerBody):
         """See ``AnswerBody``."""
         return data
 
-    def feed_eof(self) -> None:
+    def feed_eof(self) -> bytes:
         """The body has ended."""
         self.is_over = True
+        return b""
 
 
 class ChunkedBody(AnswerBody):
@@ -120,6 +126,16 @@ class ChunkedBody(AnswerBody):
         if self._unread:
             data, self._unread = self._unread + data, b""
         pieces: list[bytes] = []
+        try:
+            self._read(data, pieces)
+        except MalformedHttp as failure:
+            if not pieces:
+                raise
+            self.failure = failure
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read(self, data: bytes, pieces: list[bytes]) -> None:
+        """Add to *pieces* what *data* has of the body."""
         at, end = 0, len(data)
         while at < end and not self.is_over:
             if self._left:
@@ -139,7 +155,6 @@ class ChunkedBody(AnswerBody):
             at += read
         if self.is_over:
             self.is_reusable = at == end
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Read the line before a chunk, and the chunk if all of it is there; like the others.
@@ -182,27 +197,18 @@ class ChunkedBody(AnswerBody):
         return end - at
 
 
-class Exchange:
-    """The heads of one request and its answer."""
+class HeadReader:
+    """Reads the head of an answer.
 
-    def __init__(self) -> None:
+    Args:
+        method: Of the request.
+    """
+
+    def __init__(self, method: str) -> None:
         self._h11 = h11.Connection(h11.CLIENT, HEAD_BYTES_MAX)
-        self._is_head = False
+        self._h11.send(_ANY_REQUEST)  # h11 expects an answer after that
+        self._is_head = method == "HEAD"
         self._fed = 0
-
-    def render_head(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The head of the request.
-
-        Raises:
-            UnsendableHttp: A header or the target cannot stand in one.
-        """
-        self._is_head = method == b"HEAD"
-        try:
-            rendered = self._h11.send(h11.Request(method=method, target=target, headers=headers))
-        except h11.LocalProtocolError as error:
-            raise UnsendableHttp(str(error)) from error
-        assert rendered is not None, "only an end of the connection renders as nothing"
-        return rendered
 
     def feed(self, data: bytes) -> "AnswerHead | None":
         """The answer's head, once *data* brings its end; what is sent before it (1xx) is read over.
@@ -272,7 +278,7 @@ class AnswerHead:
     """What an answer says before its body."""
 
     status: int
-    headers: Sequence[tuple[bytes, bytes]]
+    headers: list[tuple[bytes, bytes]]
     """As they were sent, in order."""
     http_version: bytes
     """Such as ``HTTP/1.1``."""
@@ -282,6 +288,20 @@ class AnswerHead:
     """What came with the head of the bytes behind it."""
     is_last: bool
     """The connection carries no other answer."""
+
+
+def render_head(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request.
+
+    Raises:
+        UnsendableHttp: A header, the method or the target cannot stand in one.
+    """
+    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    lines += [b"%b: %b" % header for header in headers]
+    rendered = b"\r\n".join(lines) + b"\r\n\r\n"
+    if _REQUEST_HEAD.fullmatch(rendered) is None or rendered.count(b"\n") != len(headers) + 2:
+        raise UnsendableHttp("the request's method, target or a header has characters that cannot be sent")
+    return rendered
 
 
 def render_chunk(data: bytes) -> bytes:

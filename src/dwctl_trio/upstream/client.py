@@ -128,6 +128,7 @@ class UpstreamClient:
                 "accept-encoding": "identity",
                 **authorization,
                 **dict(config.headers),
+                "host": self._urls[Surface.CHAT].netloc.decode("ascii"),
             }
         )
 
@@ -232,7 +233,6 @@ class UpstreamClient:
     ) -> httpx.Response:
         """Send the request and wait for the head."""
         headers = self._headers.copy()
-        headers["host"] = url.netloc.decode("ascii")
         headers["content-length"] = str(body.size)
         if trace is not None:
             headers.update(render_trace_context(trace))

@@ -39,7 +39,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     """Sends requests, also for ``httpx.AsyncClient``; of a request's extensions it reads none.
 
     Args:
-        tls: Verifies the servers; becomes this object's own.
+        tls: Verifies the servers; it is told that only HTTP/1.1 is spoken.
         options: The bounds.
     """
 
@@ -62,7 +62,6 @@ class DirectTransport(httpx.AsyncBaseTransport):
         connection = self._take(origin) or await self._open(origin)
         try:
             head = await exchange_heads(connection.wire, request)
-            body = DirectBody(self, connection, head)
         except _ERRORS as error:
             connection.wire.close()
             raise _error_of_httpx(error) from error
@@ -71,8 +70,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise
         return httpx.Response(
             head.status,
-            headers=httpx.Headers(head.headers),
-            stream=body,
+            headers=head.headers,
+            stream=DirectBody(self, connection, head),
             extensions={"http_version": head.http_version},
         )
 
@@ -125,37 +124,35 @@ class DirectBody(AnswerStream):
         self._connection: _Connection | None = connection
         self._frames = head.body
         self._is_last = head.is_last
-        self._piece = self._frames.feed(head.rest) if head.rest else b""
+        self._rest = head.rest
         """What came with the head."""
-        if self._frames.is_over:
+        if self._frames.is_over and not self._rest:
             self._end(connection)
 
     @property
     def is_over(self) -> bool:
         """See ``AnswerStream``."""
-        return self._connection is None and not self._piece
+        return self._connection is None
 
     async def __anext__(self) -> bytes:
         """See ``AnswerStream``.
 
         Cancellation: loses nothing; the next call goes on where this one was.
         """
-        piece, self._piece = self._piece, b""
+        frames = self._frames
         try:
-            while not piece:
-                connection = self._connection
-                if connection is None:
-                    raise StopAsyncIteration
-                data = await connection.wire.receive()
-                if data:
-                    piece = self._frames.feed(data)
-                else:
-                    self._frames.feed_eof()
-                if self._frames.is_over:
+            while (connection := self._connection) is not None:
+                if frames.failure is not None:
+                    raise frames.failure
+                data, self._rest = self._rest or await connection.wire.receive(), b""
+                piece = frames.feed(data) if data else frames.feed_eof()
+                if frames.is_over:
                     self._end(connection)
+                if piece:
+                    return piece
         except _ERRORS as error:
             raise _error_of_httpx(error) from error
-        return piece
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """See ``AnswerStream``; never waits."""

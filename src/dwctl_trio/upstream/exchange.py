@@ -5,11 +5,13 @@ before its end: a server that refuses a large request says so and reads no furth
 Rule 2: a connection that breaks under the request may still hold the answer, so it is read to its end.
 """
 
+from collections.abc import Sequence
+
 import attrs
 import httpx
 import trio
 
-from dwctl_trio.protocol.http1 import AnswerHead, Exchange, UnsendableHttp, render_chunk
+from dwctl_trio.protocol.http1 import AnswerHead, HeadReader, UnsendableHttp, render_chunk, render_head
 from dwctl_trio.upstream.request_body import WholeBody
 from dwctl_trio.upstream.wire import Wire
 
@@ -28,32 +30,33 @@ async def exchange_heads(wire: Wire, request: httpx.Request) -> AnswerHead:
         MalformedHttp: The answer has no head, or none of HTTP's.
         UnsendableHttp: The request is not one.
     """
-    exchange, upload = Exchange(), _Upload(wire, request)
-    rendered = exchange.render_head(request.method.encode("ascii"), request.url.raw_path, request.headers.raw)
+    headers = request.headers.raw
+    rendered = render_head(request.method.encode("ascii"), request.url.raw_path, headers)
+    reader, upload = HeadReader(request.method), _Upload(wire, request.stream, headers)
     await upload.begin(rendered)
     if upload.is_under_way:
-        head = await _read_head_early(wire, exchange, upload)
+        head = await _read_head_early(wire, reader, upload)
     else:
-        head = await _read_head(wire, exchange)
+        head = await _read_head(wire, reader)
     return head if upload.is_whole else attrs.evolve(head, is_last=True)
 
 
-async def _read_head(wire: Wire, exchange: Exchange) -> AnswerHead:
+async def _read_head(wire: Wire, reader: HeadReader) -> AnswerHead:
     while True:
         data = await wire.receive()
         if not data:
-            exchange.feed_eof()
-        head = exchange.feed(data)
+            reader.feed_eof()
+        head = reader.feed(data)
         if head is not None:
             return head
 
 
-async def _read_head_early(wire: Wire, exchange: Exchange, upload: "_Upload") -> AnswerHead:
+async def _read_head_early(wire: Wire, reader: HeadReader, upload: "_Upload") -> AnswerHead:
     """Read the head while *upload* goes on; wait for the end of that, too, unless it was refused."""
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upload.finish, name="upload")
-            head = await _read_head(wire, exchange)
+            head = await _read_head(wire, reader)
             if head.status >= _REFUSED_FROM:
                 nursery.cancel_scope.cancel()
     except ExceptionGroup as group:
@@ -64,16 +67,23 @@ async def _read_head_early(wire: Wire, exchange: Exchange, upload: "_Upload") ->
 class _Upload:
     """The body of a request on its way."""
 
-    def __init__(self, wire: Wire, request: httpx.Request) -> None:
-        stream = request.stream
+    def __init__(self, wire: Wire, stream: object, headers: Sequence[tuple[bytes, bytes]]) -> None:
         if isinstance(stream, httpx.ByteStream):  # a generator, if it is read asynchronously
             stream = WholeBody(b"".join(stream))
         assert isinstance(stream, httpx.AsyncByteStream), "an asynchronous transport sends asynchronous bodies"
         self._wire = wire
         self._pieces = aiter(stream)
-        self._is_chunked = "transfer-encoding" in request.headers
-        self._left = int(request.headers.get("content-length", 0))
+        self._is_chunked = False
+        self._left = 0
         """Bytes that the stream still has to give, if its length is known."""
+        for name, value in headers:
+            match name.lower():
+                case b"transfer-encoding":
+                    self._is_chunked = True
+                case b"content-length" if value.isdigit():
+                    self._left = int(value)
+                case b"content-length":
+                    raise UnsendableHttp("the content-length of the request is not a number")
         self._is_given = not (self._is_chunked or self._left)
         """Whether the stream has given all that it has."""
         self._unsent = memoryview(b"")
