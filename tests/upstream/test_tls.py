@@ -114,3 +114,62 @@ async def test_a_large_request_that_is_refused_early_is_not_sent_to_its_end(trus
             response = await client.post(f"https://localhost:{server.port}/", content=LARGE)
         assert (response.status_code, response.content) == (413, b"no more")
         assert len(server.requests[0]) < len(LARGE)
+
+
+# -- what only the transport on Trio's sockets keeps
+
+
+async def test_a_large_request_that_is_refused_early_is_told_why(trust: Trust) -> None:
+    async def answer(stream: trio.SSLStream[trio.SocketStream], _: int) -> None:
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 7\r\n\r\n")
+        await stream.send_all(b"no more")  # a record of its own: it is read after the sending was given up
+        await trio.sleep_forever()
+
+    async with open_byte_server(answer, trust.server) as server, open_client("direct", tls=trust.client) as client:
+        server.reads_bodies = False
+        with trio.fail_after(WAIT_S):
+            response = await client.post(f"https://localhost:{server.port}/", content=LARGE)
+        assert (response.status_code, response.content) == (413, b"no more")
+
+
+@attrs.define(eq=False)
+class OnePacket(trio.abc.Stream):
+    """Keeps what TLS sends, and sends all of it when TLS closes it; the socket stays open."""
+
+    below: trio.SocketStream
+    kept: bytearray = attrs.field(factory=bytearray)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.kept += data
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.below.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.below.send_all(self.kept)
+
+
+@pytest.mark.parametrize("rest", [OK + b"content-length: 3\r\n\r\nbad", b""])
+async def test_what_comes_in_one_packet_with_the_end_of_an_answer_ends_the_connection(
+    trust: Trust, rest: bytes
+) -> None:
+    """Another answer that nobody asked for, or only TLS's goodbye, without the socket's."""
+
+    async def answer(stream: trio.SSLStream[trio.abc.Stream], _: int) -> None:
+        assert isinstance(below := stream.transport_stream, trio.SocketStream)
+        with below.socket:
+            stream.transport_stream = OnePacket(below)
+            await stream.send_all(OK + b"content-length: 2\r\n\r\nok")
+            if rest:
+                await stream.send_all(rest)
+            await stream.aclose()
+            await trio.sleep_forever()
+
+    async with open_byte_server(answer, trust.server) as server, open_client("direct", tls=trust.client) as client:
+        for _ in range(2):
+            with trio.fail_after(WAIT_S):
+                assert (await client.get(f"https://localhost:{server.port}/")).content == b"ok"
+        assert server.connections == 2

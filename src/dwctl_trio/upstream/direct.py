@@ -23,7 +23,7 @@ from dwctl_trio.upstream.transport import AnswerStream, TransportOptions
 from dwctl_trio.upstream.wire import ALPN_PROTOCOLS, Wire, open_wire
 
 _PORTS = {"http": 80, "https": 443}
-_ERRORS = (OSError, trio.BrokenResourceError, MalformedHttp, UnsendableHttp)
+_ERRORS = (OSError, MalformedHttp, UnsendableHttp)
 
 _Origin = tuple[str, str, int]
 
@@ -105,7 +105,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 wire = await open_wire(host, port, self._tls if scheme == "https" else None)
         except trio.TooSlowError as error:
             raise httpx.ConnectTimeout("the server did not accept a connection in time") from error
-        except (OSError, UnicodeError, trio.BrokenResourceError) as error:
+        except (OSError, UnicodeError) as error:
             raise httpx.ConnectError("the server could not be reached") from error
         return _Connection(wire, origin)
 

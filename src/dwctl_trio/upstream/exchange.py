@@ -26,7 +26,7 @@ async def exchange_heads(wire: Wire, request: httpx.Request) -> AnswerHead:
         The head; it is the last on this connection if the request was not sent to its end.
 
     Raises:
-        OSError, trio.BrokenResourceError: The connection broke.
+        OSError: The connection broke.
         MalformedHttp: The answer has no head, or none of HTTP's.
         UnsendableHttp: The request is not one.
     """
@@ -104,7 +104,7 @@ class _Upload:
         data = head + await self._next()
         try:
             self._unsent = await self._wire.send_first(data)
-        except (OSError, trio.BrokenResourceError):
+        except OSError:
             self._is_broken = True
 
     async def finish(self) -> None:
@@ -113,7 +113,7 @@ class _Upload:
             while not self.is_whole:
                 await self._wire.send_all(self._unsent)
                 self._unsent = memoryview(await self._next())
-        except (OSError, trio.BrokenResourceError):
+        except OSError:
             self._is_broken = True
 
     async def _next(self) -> bytes:

@@ -9,6 +9,9 @@ is a checkpoint.
 import socket
 import ssl
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -17,10 +20,21 @@ _READ_BYTES = 64 * 1024
 """What one read takes at most."""
 _SENT_BLINDLY_BYTES = 64 * 1024
 """What a connection over TLS sends before anybody looks for an answer; the sockets' buffers hold as much."""
+_RECORD_BYTES = 16 * 1024
+"""What TLS sends at once."""
+
+_T = TypeVar("_T")
 
 
 class Wire(ABC):
-    """A connection; every method but ``close`` raises ``OSError`` or ``trio.BrokenResourceError`` if it is broken."""
+    """A connection; every method but ``close`` raises ``OSError`` if it is broken.
+
+    Args:
+        connected: Becomes this object's own.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
 
     @abstractmethod
     async def send_first(self, data: bytes) -> memoryview:
@@ -34,25 +48,25 @@ class Wire(ABC):
     async def receive(self) -> bytes:
         """The next bytes; none at the end."""
 
-    @abstractmethod
     def is_readable(self) -> bool:
         """Whether something has come or the other side has closed."""
+        try:
+            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # what TLS has not read is still in the kernel
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
-    @abstractmethod
     def close(self) -> None:
-        """Close it at once; any number of times."""
+        """Close it at once; any number of times. TLS is not told: HTTP's frames tell where an answer ends."""
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
 
 
 class PlainWire(Wire):
-    """A connection without TLS.
-
-    Args:
-        connected: Becomes this object's own.
-    """
-
-    def __init__(self, connected: trio.SocketStream) -> None:
-        self._socket = socket.socket(fileno=connected.socket.detach())
-        self._socket.setblocking(False)
+    """A connection without TLS."""
 
     async def send_first(self, data: bytes) -> memoryview:
         """See ``Wire``; what the kernel takes goes without waiting, so this is no checkpoint."""
@@ -74,22 +88,6 @@ class PlainWire(Wire):
             except BlockingIOError:
                 pass  # the kernel thought better of it
 
-    def is_readable(self) -> bool:
-        """See ``Wire``."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
-
-    def close(self) -> None:
-        """See ``Wire``."""
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
-
     def _send(self, data: bytes | memoryview) -> int:
         try:
             return self._socket.send(data)
@@ -100,41 +98,49 @@ class PlainWire(Wire):
 class TlsWire(Wire):
     """A connection over TLS.
 
+    OpenSSL reads the socket itself, a record at a time: nothing of an answer waits where only TLS would find it, and a
+    send that is cancelled leaves the other direction whole. ``trio.SSLStream`` keeps neither.
+
     Args:
         connected: Becomes this object's own.
         tls: Verifies the server.
         host: The server's name, in its certificate and for its choice of one.
     """
 
-    def __init__(self, connected: trio.SocketStream, tls: ssl.SSLContext, host: str) -> None:
-        self._socket = connected.socket
-        self._stream = trio.SSLStream(connected, tls, server_hostname=host, https_compatible=True)
+    _socket: ssl.SSLSocket
+
+    def __init__(self, connected: socket.socket, tls: ssl.SSLContext, host: str) -> None:
+        super().__init__(tls.wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False))
 
     async def do_handshake(self) -> None:
         """Agree on keys, and verify the server."""
-        await self._stream.do_handshake()
+        await self._do(self._socket.do_handshake)
 
     async def send_first(self, data: bytes) -> memoryview:
         """See ``Wire``."""
-        view = memoryview(data)
-        await self._stream.send_all(view[:_SENT_BLINDLY_BYTES])
-        return view[_SENT_BLINDLY_BYTES:]
+        await self.send_all(memoryview(data)[:_SENT_BLINDLY_BYTES])
+        return memoryview(data)[_SENT_BLINDLY_BYTES:]
 
     async def send_all(self, data: bytes | memoryview) -> None:
         """See ``Wire``."""
-        await self._stream.send_all(data)
+        for at in range(0, len(data), _RECORD_BYTES):
+            await trio.lowlevel.wait_writable(self._socket)
+            await self._do(partial(self._socket.send, memoryview(data)[at : at + _RECORD_BYTES]))
 
     async def receive(self) -> bytes:
-        """See ``Wire``."""
-        return bytes(await self._stream.receive_some(_READ_BYTES))
+        """See ``Wire``; a read takes the whole of a record, so that what comes next is the socket's to tell."""
+        await trio.lowlevel.wait_readable(self._socket)
+        return await self._do(partial(self._socket.recv, _READ_BYTES))
 
-    def is_readable(self) -> bool:
-        """See ``Wire``."""
-        return self._socket.is_readable()
-
-    def close(self) -> None:
-        """See ``Wire``; TLS is not told, as HTTP allows for an end that its frames tell."""
-        self._socket.close()
+    async def _do(self, function: Callable[[], _T]) -> _T:
+        """Do *function*, as often as TLS has to wait for the socket; with the same data, as OpenSSL demands."""
+        while True:
+            try:
+                return function()
+            except ssl.SSLWantReadError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except ssl.SSLWantWriteError:
+                await trio.lowlevel.wait_writable(self._socket)
 
 
 async def open_wire(host: str, port: int, tls: ssl.SSLContext | None) -> Wire:
@@ -143,13 +149,18 @@ async def open_wire(host: str, port: int, tls: ssl.SSLContext | None) -> Wire:
     Cancellation: closes whatever was opened.
 
     Raises:
-        OSError: There is no such host, or none of its addresses accepts a connection.
-        trio.BrokenResourceError: TLS was not agreed upon.
+        OSError: There is no such host, none of its addresses accepts a connection, or TLS was not agreed upon.
     """
-    connected = await trio.open_tcp_stream(host, port)
+    stream = await trio.open_tcp_stream(host, port)
+    connected = socket.socket(fileno=stream.socket.detach())
+    connected.setblocking(False)
     if tls is None:
         return PlainWire(connected)
-    wire = TlsWire(connected, tls, host)
+    try:
+        wire = TlsWire(connected, tls, host)
+    except BaseException:
+        connected.close()
+        raise
     try:
         await wire.do_handshake()
     except BaseException:
