@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ async def test_a_port_that_another_servers_workers_share_is_taken() -> None:
             await run_supervisor(Config(port=port, workers=2), command=FAILING)
         with pytest.raises(OSError, match="stop the program that has it"):
             open_listener("127.0.0.1", port, DEFAULT_LIMITS)
+
+
+async def test_of_two_servers_that_start_at_once_one_gets_the_port(postgres_dsn: str) -> None:
+    """The workers of the first do not listen yet, so that the other would find the port free, and share it."""
+    config = Config(database_url=postgres_dsn, port=free_port(), workers=2)
+    with pytest.raises(ExceptionGroup) as failure:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(partial(run_supervisor, config, command=FAILING))
+    assert failure.group_contains(OSError, match="stop the program that has it")
 
 
 # -- the orders

@@ -3,14 +3,16 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from dwctl_trio.config import Config
@@ -55,8 +57,8 @@ class Stage:
     notes: Path
     limits: Limits = LIMITS
 
-    def workers(self, program: str, count: int = 2) -> Workers:
-        command = (sys.executable, "-I", "-S", "-c", PROGRAM + program, str(self.notes))
+    def workers(self, program: str, count: int = 2, python: str = sys.executable) -> Workers:
+        command = (python, "-I", "-S", "-c", PROGRAM + program, str(self.notes))
         return Workers(Config(workers=count, limits=self.limits), command, "test")
 
     def told(self) -> list[tuple[int, int, str]]:
@@ -80,6 +82,14 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path / "notes")
+
+
+async def wait_logged(logs: list[MutableMapping[str, Any]], event: str, times: int) -> None:
+    with trio.fail_after(WAIT_S):
+        while True:
+            if [entry["event"] for entry in logs].count(event) >= times:
+                return
+            await trio.sleep(0.01)
 
 
 def lives(pid: int) -> bool:
@@ -113,6 +123,24 @@ async def test_one_that_is_killed_is_started_again_and_the_others_are_left_alone
         workers.stop()
 
     assert stage.words(1) == ["serves", "serves", "stop", "ends"]
+    assert stage.words(2) == ["serves", "stop", "ends"]
+
+
+async def test_one_that_cannot_be_made_for_a_while_is_tried_again_and_the_others_serve(stage: Stage) -> None:
+    python = stage.notes.with_name("python")
+    python.symlink_to(sys.executable)
+    workers = stage.workers(FAITHFUL, python=str(python))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(workers.run)
+        await workers.wait_started()
+        python.unlink()  # as while a release is installed; a system without memory or processes refuses as well
+        with capture_logs() as logs:
+            os.kill(await stage.wait_for(1, "serves"), signal.SIGKILL)
+            await wait_logged(logs, "worker_process_not_made", 2)
+        python.symlink_to(sys.executable)
+        await stage.wait_for(1, "serves", 2)
+        workers.stop()
+
     assert stage.words(2) == ["serves", "stop", "ends"]
 
 

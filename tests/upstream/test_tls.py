@@ -159,7 +159,8 @@ async def test_what_comes_in_one_packet_with_the_end_of_an_answer_ends_the_conne
     """Another answer that nobody asked for, or only TLS's goodbye, without the socket's."""
 
     async def answer(stream: trio.SSLStream[trio.abc.Stream], _: int) -> None:
-        assert isinstance(below := stream.transport_stream, trio.SocketStream)
+        below = stream.transport_stream
+        assert isinstance(below, trio.SocketStream)
         with below.socket:
             stream.transport_stream = OnePacket(below)
             await stream.send_all(OK + b"content-length: 2\r\n\r\nok")

@@ -89,7 +89,7 @@ def open_listener(host: str, port: int, limits: Limits) -> socket.socket:
     Raises:
         OSError: The address is taken, or not ours; the text says what to do.
     """
-    with _bind_errors(host, port):
+    with tell_bind_errors(host, port):
         listener = _bind(host, port, socket.SO_REUSEADDR)
         try:
             listener.listen(limits.connection_backlog)
@@ -107,7 +107,7 @@ def open_shared_listener(host: str, port: int) -> socket.socket:
     Raises:
         OSError: The address is taken by a socket that is not shared, or not ours; the text says what to do.
     """
-    with _bind_errors(host, port):
+    with tell_bind_errors(host, port):
         return _bind(host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
 
 
@@ -125,7 +125,7 @@ def _bind(host: str, port: int, *options: int) -> socket.socket:
 
 
 @contextmanager
-def _bind_errors(host: str, port: int) -> Iterator[None]:
+def tell_bind_errors(host: str, port: int) -> Iterator[None]:
     """Tell the operator what to do about an address that cannot be had."""
     try:
         yield

@@ -11,6 +11,7 @@ Rule 2: what fails for all workers fails here, once, before any is started.
 Hypercorn's own master is not used: it ends when one worker is killed, and kills those that still drain.
 """
 
+import os
 import secrets
 import socket
 import sys
@@ -24,7 +25,7 @@ import trio
 from dwctl_trio.config import Config, connections_needed, describe_missing_connections, find_warnings
 from dwctl_trio.domain.errors import DwctlError
 from dwctl_trio.http.drain import watch_signals
-from dwctl_trio.http.server import open_listener, open_shared_listener, url_of
+from dwctl_trio.http.server import open_listener, open_shared_listener, tell_bind_errors, url_of
 from dwctl_trio.postgres.database import open_database, open_dsn
 from dwctl_trio.postgres.queries import load_query
 from dwctl_trio.supervisor.workers import WORKER_COMMAND, Workers
@@ -87,11 +88,19 @@ def _hold_address(config: Config) -> Iterator[socket.socket]:
     """A socket that keeps the port for the workers, and never listens.
 
     A shared port could be shared with another server of the same user, started by mistake; so it is tried alone first.
+    That finds one that listens. One that starts at the same time is found by a name that only one process can have: an
+    abstract socket's, which ends with the process and is the network's as the port is.
     """
-    if config.port:
+    if not config.port:
+        with open_shared_listener(config.host, 0) as holder:
+            yield holder
+        return
+    with socket.socket(socket.AF_UNIX) as name:
+        with tell_bind_errors(config.host, config.port):
+            name.bind(f"\0dwctl-trio-{os.geteuid()}-{config.host}-{config.port}")
         open_listener(config.host, config.port, config.limits).close()
-    with open_shared_listener(config.host, config.port) as holder:
-        yield holder
+        with open_shared_listener(config.host, config.port) as holder:
+            yield holder
 
 
 async def _prepare_database(config: Config, *, is_embedded: bool) -> None:

@@ -107,7 +107,7 @@ class Workers:
 
         Raises:
             WorkersFailed: They do not start, or keep ending.
-            OSError: The command cannot be run.
+            OSError: The command cannot be run to begin with.
 
         Cancellation: all are told to stop, and waited for as after ``stop``, shielded and bounded.
         """
@@ -122,19 +122,33 @@ class Workers:
         """Start worker *number* whenever it is not there; never returns unless the server gives up."""
         ends, limits = 0, self._limits
         for starts in itertools.count(1):
-            life = await self._live(number, starts)
-            served_s = 0.0 if life.serves_since is None else trio.current_time() - life.serves_since
+            served_s, status = 0.0, None
+            try:
+                life = await self._live(number, starts)
+            except OSError as error:
+                if not self._started.is_set():
+                    raise
+                _log.error("worker_process_not_made", worker=number, reason=str(error))
+            else:
+                served_s = 0.0 if life.serves_since is None else trio.current_time() - life.serves_since
+                status = life.process.returncode
             ends = 1 if served_s >= limits.worker_steady_s else ends + 1
             pause_s = restart_pause_s(ends, limits)
-            if self._gives_up(number, ends, life):
+            if self._gives_up(number, ends, status):
                 return
-            status = life.process.returncode
             _log.error("worker_process_ended", worker=number, status=status, ends=ends, starts_again_in_s=pause_s)
             await trio.sleep(pause_s)
 
-    def _gives_up(self, number: int, ends: int, life: _Life) -> bool:
-        """Whether all end because worker *number*, which has ended *ends* times in a row, shows that it is hopeless."""
-        how = f"worker {number} has ended with status {life.process.returncode}"
+    def _gives_up(self, number: int, ends: int, status: int | None) -> bool:
+        """Whether all end because worker *number*, which has ended *ends* times in a row, shows that it is hopeless.
+
+        Args:
+            number: Of the worker.
+            ends: At least 1.
+            status: Of its process; None if there was none.
+        """
+        end = "cannot be started" if status is None else f"has ended with status {status}"
+        how = f"worker {number} {end}"
         if not self._started.is_set():
             reason = f"{how} before all workers served; what it said of that is above"
         elif ends > self._limits.worker_restarts and not self._serving:
