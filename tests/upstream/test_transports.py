@@ -1,6 +1,7 @@
 """The transports on real sockets, as httpx's own client uses them: answers of every kind, whole, late, cut or wrong."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import attrs
 import httpx
@@ -281,3 +282,16 @@ async def test_an_answer_is_read_also_if_the_request_could_not_be_sent() -> None
         with trio.fail_after(WAIT_S):
             assert (await client.post(server.url, content=LARGE)).status_code == 401
         await server.wait_open(0)
+
+
+async def test_a_malformed_answer_in_the_step_in_which_a_large_request_is_left_is_an_error_or_nothing() -> None:
+    async def answer(stream: trio.abc.Stream, _: int) -> None:
+        await stream.send_all(b"nonsense\r\n\r\n")  # the client may be about to read it, and is not cancelled then
+        scope.cancel()
+
+    async with open_byte_server(answer) as server, open_client("direct") as client:
+        server.reads_bodies = False
+        for _ in range(30):
+            with trio.CancelScope() as scope, suppress(httpx.RemoteProtocolError):
+                await client.post(server.url, content=LARGE)
+                pytest.fail("it was neither")

@@ -59,7 +59,10 @@ async def _read_head_early(wire: Wire, reader: HeadReader, upload: "_Upload") ->
             head = await _read_head(wire, reader)
             if head.status >= _REFUSED_FROM:
                 nursery.cancel_scope.cancel()
-    except ExceptionGroup as group:
+    except BaseExceptionGroup as group:
+        cancelled, _ = group.split(trio.Cancelled)
+        if cancelled is not None:  # an error beside it would come out of the scope that was left
+            raise cancelled from None
         raise group.exceptions[0] from group
     return head
 
