@@ -23,12 +23,14 @@ LAST_SEND_S_MAX = 30.0
 
 _leave: ContextVar[Callable[[], None] | None] = ContextVar("request_leave", default=None)
 _endings: ContextVar[list[Callable[[], None]]] = ContextVar("request_endings")
-_request_nursery: ContextVar[trio.Nursery] = ContextVar("request_nursery")
+_request_nursery: ContextVar[trio.Nursery | None] = ContextVar("request_nursery", default=None)
 
 
 def request_nursery() -> trio.Nursery:
     """The nursery of the request that the calling view serves."""
-    return _request_nursery.get()
+    nursery = _request_nursery.get()
+    assert nursery is not None, "a view serves a request"
+    return nursery
 
 
 def at_request_end(callback: Callable[[], None]) -> None:
@@ -37,7 +39,7 @@ def at_request_end(callback: Callable[[], None]) -> None:
 
 
 def begin_request(leave: Callable[[], None] | None = None) -> list[Callable[[], None]]:
-    """Begin a request in the calling task; return what must be called, in this order, when it has ended.
+    """Begin a request in the calling task; return what ``end_request`` is to be given.
 
     Args:
         leave: To be called as well.
@@ -45,6 +47,18 @@ def begin_request(leave: Callable[[], None] | None = None) -> list[Callable[[], 
     endings: list[Callable[[], None]] = [] if leave is None else [leave]
     _endings.set(endings)
     return endings
+
+
+def end_request(endings: list[Callable[[], None]]) -> None:
+    """End the request of the calling task: tell those who asked, in the order in which they did.
+
+    The task forgets what it knew of the request: a nursery knows its task, and the two would outlive the connection
+    until the next full collection of garbage, which stops everything for as long as it takes.
+    """
+    for callback in endings:
+        callback()
+    _endings.set([])
+    _request_nursery.set(None)
 
 
 def enter_nursery(nursery: trio.Nursery) -> None:
@@ -96,8 +110,7 @@ class RequestConnection(TrioASGIHTTPConnection):
         try:
             await super().__call__(receive, send)
         finally:
-            for callback in endings:
-                callback()
+            end_request(endings)
 
     async def handle_request(  # type: ignore[override]  # as quart-trio itself
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable

@@ -28,7 +28,7 @@ from quart_trio import QuartTrio
 
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.http.answer_writer import AnswerWriter
-from dwctl_trio.http.connection import begin_request, enter_nursery
+from dwctl_trio.http.connection import begin_request, end_request, enter_nursery
 from dwctl_trio.http.direct_request import Address, make_request
 from dwctl_trio.http.door import Door, refusal_headers
 from dwctl_trio.http.refusals import UNREAD_BYTES_MAX, refuse_malformed, render_answer
@@ -254,8 +254,7 @@ class DirectConnection:
             if not writer.has_begun:
                 await self._write_error(http_error(error))
         finally:
-            for ending in endings:
-                ending()
+            end_request(endings)
         if not writer.has_begun:
             await self._refuse_malformed()
         return writer.is_complete and writer.keeps and requests.is_whole

@@ -36,7 +36,6 @@ from dwctl_trio.protocol.chat_chunks import (
 )
 from dwctl_trio.protocol.chat_request import DEFAULT_QUIRKS, Quirks, render_chat_request
 from dwctl_trio.protocol.chat_tool_calls import ToolCallAssembler
-from dwctl_trio.protocol.json import clean_text
 from dwctl_trio.protocol.logprobs import read_logprobs
 from dwctl_trio.protocol.sse import SseFrame
 
@@ -80,7 +79,7 @@ class ChunkReassembler(AnswerReader[Fragment]):
     ) -> None:
         super().__init__(event_bytes_max=bounds.event_bytes, answer_bytes_max=bounds.answer_bytes)
         self._tool_calls = ToolCallAssembler(
-            step_id=step_id, calls_max=bounds.tool_calls, admit=self._admit, custom_tools=custom_tools
+            step_id=step_id, calls_max=bounds.tool_calls, admit=self._budget.admit, custom_tools=custom_tools
         )
         self._usage: Usage | None = None
         """The latest seen, until it is reported."""
@@ -98,7 +97,7 @@ class ChunkReassembler(AnswerReader[Fragment]):
         if self._may_go_on and frame.event is None:  # with text, the bulk of every turn
             text = read_text_chunk(frame.data)
             if text:
-                self._items.append(TextFragment(self._admit(text)))
+                self._items.append(TextFragment(self._budget.admit(text)))
                 return
             self._may_go_on = False
             self._misses_left -= 1
@@ -115,16 +114,16 @@ class ChunkReassembler(AnswerReader[Fragment]):
         delta = choice.delta if choice.delta is not None else choice.message
         if delta is not None:
             if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
-                self._items += [ReasoningFragment(self._admit(text)) for text in read_reasoning(delta)]
+                self._items += [ReasoningFragment(self._budget.admit(text)) for text in read_reasoning(delta)]
             if self._wants_logprobs:
                 self._read_text(delta, choice.logprobs)
             elif delta.content is not None:
-                self._items += [TextFragment(self._admit(text)) for text in read_texts(delta.content) if text]
+                self._items += [TextFragment(self._budget.admit(text)) for text in read_texts(delta.content) if text]
                 self._may_go_on = self._misses_left > 0
             if delta.annotations:
                 self._read_annotations(delta.annotations)
             if delta.refusal is not None:
-                self._items += [RefusalFragment(self._admit(text)) for text in read_texts(delta.refusal) if text]
+                self._items += [RefusalFragment(self._budget.admit(text)) for text in read_texts(delta.refusal) if text]
             if delta.tool_calls is not None:
                 self._items += self._tool_calls.feed(delta.tool_calls)
             if delta.function_call is not None:
@@ -135,11 +134,11 @@ class ChunkReassembler(AnswerReader[Fragment]):
     def _read_text(self, delta: Delta, logprobs: object) -> None:
         """The text of *delta* with the log probabilities of its tokens; those of other content are left out."""
         told = read_logprobs(logprobs)
-        self._admit_bytes(sum(map(len, told)))
+        self._budget.take(sum(map(len, told)))
         self._logprobs += told
         for text in read_texts(delta.content):
             if text:
-                self._items.append(TextFragment(self._admit(text), tuple(self._logprobs)))
+                self._items.append(TextFragment(self._budget.admit(text), tuple(self._logprobs)))
                 self._logprobs.clear()
         if delta.tool_calls or delta.refusal or delta.reasoning or delta.reasoning_content:
             self._logprobs.clear()
@@ -147,7 +146,7 @@ class ChunkReassembler(AnswerReader[Fragment]):
     def _read_annotations(self, value: object) -> None:
         for annotation in read_annotations(value):
             if annotation not in self._annotations and len(self._annotations) < self._annotations_max:
-                self._admit_bytes(len(annotation))
+                self._budget.take(len(annotation))
                 self._annotations.add(annotation)
                 self._items.append(AnnotationFragment(annotation))
 
@@ -172,12 +171,3 @@ class ChunkReassembler(AnswerReader[Fragment]):
         if self._usage is not None:
             self._items.append(UsageReported(self._usage))
             self._usage = None
-
-    def _admit(self, text: str) -> str:
-        """*text* cleaned and counted."""
-        if text.isascii() and "\0" not in text:  # the bulk
-            self._admit_bytes(len(text))
-            return text
-        text = clean_text(text)
-        self._admit_bytes(len(text.encode()))
-        return text
