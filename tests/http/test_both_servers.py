@@ -1,7 +1,8 @@
 """A small Quart application, served both ways: whatever Quart offers works, and looks the same from outside."""
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 
@@ -116,12 +117,12 @@ def build_application() -> QuartTrio:
 
 
 @asynccontextmanager
-async def open_port(way: str) -> AsyncIterator[tuple[int, trio.Event]]:
+async def open_port(way: str, app: QuartTrio | None = None) -> AsyncIterator[tuple[int, trio.Event]]:
     """A server of the small application: its port, and what has it stop, which it does at the end of the block."""
     limits = DEFAULT_LIMITS
     door = Door(find_overload=lambda: None, note_request=lambda *_: None, enter=lambda: lambda: None)
     listener, stop = open_listener("127.0.0.1", 0, limits), trio.Event()
-    connections = WAYS[way](build_application(), limits, door)
+    connections = WAYS[way](app or build_application(), limits, door)
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(run_server, connections, listener, limits, door=door, wait_stop=stop.wait))
@@ -217,3 +218,45 @@ async def test_a_server_that_stops_ends_the_connections_that_are_idle(way: str) 
         with trio.fail_after(DEFAULT_LIMITS.idle_connection_s / 2):
             async for _ in stream:
                 pass
+
+
+MALFORMED = {
+    "unknown coding": (b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    "length with a sign": (b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: +1\r\n\r\nx", 400),
+    "head too large": (b"GET /text HTTP/1.1\r\nHost: t\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "behind another": (asks("/text", closes=False) + b"\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_what_is_no_request_is_answered_once(way: str) -> None:
+    answers = await ask_server(way, *(data for data, _ in MALFORMED.values()))
+
+    for (name, (_, status)), answer in zip(MALFORMED.items(), answers, strict=True):
+        statuses = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+        assert [known for known in statuses if known != 200] == [status], name
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_what_comes_behind_the_last_answer_begins_nothing(way: str) -> None:
+    """It comes in the turn in which the request ends; who is first then, chance decides, so it is tried often."""
+    app, served = build_application(), 0
+
+    @app.route("/last")
+    async def last() -> str:
+        nonlocal served
+        served += 1
+        connection.send(asks("/text"))
+        return "the last answer"
+
+    async with open_port(way, app) as (port, _):
+        for _ in range(20):
+            connection = socket.create_connection(("127.0.0.1", port))
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(connection)) as stream:
+                await stream.send_all(asks("/last"))
+                with suppress(trio.BrokenResourceError):  # what was sent last may be left unread
+                    async for _ in stream:
+                        pass
+
+    assert served == 20

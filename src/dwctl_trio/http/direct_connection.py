@@ -157,6 +157,8 @@ class DirectConnection:
                 break
             if not data:
                 self._requests.feed_end()
+                if not self._is_busy:
+                    await self._begin(nursery)
                 break
             await self._take(data, nursery)
             while self._requests.bytes_behind > _BEHIND_BYTES_MAX and not self._is_over:
@@ -165,8 +167,6 @@ class DirectConnection:
         self._is_over = True
         if self._exchange is not None:
             self._exchange.cancel()
-        if not self._is_busy:
-            await self._refuse_malformed()
 
     async def _take(self, data: bytes, nursery: trio.Nursery) -> None:
         """What has come; a request that is whole is refused without being parsed."""
@@ -194,6 +194,8 @@ class DirectConnection:
 
     async def _begin(self, nursery: trio.Nursery) -> None:
         """Begin the next request, if its head is there."""
+        if self._is_over:  # since this very turn: what has come is behind the last request, or is that one still
+            return
         if self._requests.head is not None:
             self._is_busy = True
             self._server.idle.discard(self)
