@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from tests.http.conftest import WAIT_S
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from dwctl_trio.domain.errors import Overloaded
 from dwctl_trio.domain.limits import DEFAULT_LIMITS
 from dwctl_trio.http.connection import RequestConnection
 from dwctl_trio.http.door import Door
@@ -117,10 +118,12 @@ def build_application() -> QuartTrio:
 
 
 @asynccontextmanager
-async def open_port(way: str, app: QuartTrio | None = None) -> AsyncIterator[tuple[int, trio.Event]]:
+async def open_port(
+    way: str, app: QuartTrio | None = None, overload: Overloaded | None = None
+) -> AsyncIterator[tuple[int, trio.Event]]:
     """A server of the small application: its port, and what has it stop, which it does at the end of the block."""
     limits = DEFAULT_LIMITS
-    door = Door(find_overload=lambda: None, note_request=lambda *_: None, enter=lambda: lambda: None)
+    door = Door(find_overload=lambda: overload, note_request=lambda *_: None, enter=lambda: lambda: None)
     listener, stop = open_listener("127.0.0.1", 0, limits), trio.Event()
     connections = WAYS[way](app or build_application(), limits, door)
     with trio.fail_after(WAIT_S):
@@ -260,3 +263,19 @@ async def test_what_comes_behind_the_last_answer_begins_nothing(way: str) -> Non
                         pass
 
     assert served == 20
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_a_client_that_asked_first_and_is_refused_may_leave_its_body_out(way: str) -> None:
+    """Its next request must not be taken for that body, so there is none on this connection."""
+    asking = asks("/v1/responses", "POST", closes=False).replace(b"Length: 0", b"Length: 5\r\nExpect: 100-continue")
+
+    async with (
+        open_port(way, overload=Overloaded("Too much.", retry_after_s=1)) as (port, _),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        await stream.send_all(asking)
+        answer = b"".join([piece async for piece in stream])
+
+    assert read(answer)[0] == 503
+    assert read(answer)[1]["connection"] == "close"

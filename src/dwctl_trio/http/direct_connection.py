@@ -274,8 +274,12 @@ class DirectConnection:
             await writer.send(answer)
 
     async def _refuse(self, head: RequestHead, refusal: HttpError) -> bool:
-        """Answer at once; the connection is kept if not much of the request is left to be read."""
-        keeps = head.body_bytes is not None and head.body_bytes <= UNREAD_BYTES_MAX and not head.closes
+        """Answer at once; the connection is kept if not much of the request is left to be read.
+
+        A client that waits for a word may leave the body out, so that nobody knows where the next request begins.
+        """
+        is_short = head.body_bytes is not None and head.body_bytes <= UNREAD_BYTES_MAX
+        keeps = is_short and not head.closes and not head.asks_to_go_on
         await self._write_error(refusal, dict(head.headers).get(b"x-request-id", b""), keeps=keeps)
         if keeps:
             self._body = unread = _Unread()
