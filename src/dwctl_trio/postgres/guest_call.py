@@ -105,7 +105,9 @@ class GuestCall(Generic[_T]):
 
     def _end(self) -> None:
         """Guest code: have the coroutine cancelled and over."""
-        if self._waits_for is not None and not self._is_over:
+        if not self._is_over:
+            self._advance()  # it may have been answered in the same moment, and wait for the next answer now
+        if not self._is_over and self._waits_for is not None:
             self._waits_for.cancel()
             self._advance()
         self._coroutine.close()
