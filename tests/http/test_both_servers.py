@@ -279,3 +279,17 @@ async def test_a_client_that_asked_first_and_is_refused_may_leave_its_body_out(w
 
     assert read(answer)[0] == 503
     assert read(answer)[1]["connection"] == "close"
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_a_server_that_stops_waits_for_no_body_that_it_has_refused(way: str) -> None:
+    half = asks("/v1/responses", "POST", closes=False, body=b"half a body")[:-5]
+    async with (
+        open_port(way, overload=Overloaded("Too much.", retry_after_s=1)) as (port, stop),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        await stream.send_all(half)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 503")
+        stop.set()
+        async for _ in stream:
+            pass

@@ -124,6 +124,8 @@ class DirectConnection:
                 with trio.CancelScope(deadline=deadline) as self._reading:
                     await self._read(nursery)
                 self._is_over |= not self._is_busy  # a request may have come in the very turn in which time was up
+            if isinstance(self._body, _Unread):
+                self._body.set_complete()  # nobody reads the rest of it
         self._server.idle.discard(self)
         with suppress(OSError):  # the client has left
             self._socket.shutdown(socket.SHUT_WR)
@@ -279,10 +281,11 @@ class DirectConnection:
         A client that waits for a word may leave the body out, so that nobody knows where the next request begins.
         """
         is_short = head.body_bytes is not None and head.body_bytes <= UNREAD_BYTES_MAX
-        keeps = is_short and not head.closes and not head.asks_to_go_on
+        keeps = is_short and not head.closes and not head.asks_to_go_on and not self._server.is_ending
         await self._write_error(refusal, dict(head.headers).get(b"x-request-id", b""), keeps=keeps)
         if keeps:
             self._body = unread = _Unread()
+            self._server.idle.add(self)  # it has its answer, so that it may be ended
             with trio.move_on_after(self._server.limits.idle_connection_s) as self._exchange:
                 self._deliver()
                 await unread.complete.wait()
