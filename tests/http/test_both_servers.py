@@ -1,7 +1,8 @@
 """A small Quart application, served both ways: whatever Quart offers works, and looks the same from outside."""
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 
@@ -12,6 +13,7 @@ from quart_trio import QuartTrio
 from tests.http.conftest import WAIT_S
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from dwctl_trio.domain.errors import Overloaded
 from dwctl_trio.domain.limits import DEFAULT_LIMITS
 from dwctl_trio.http.connection import RequestConnection
 from dwctl_trio.http.door import Door
@@ -116,12 +118,14 @@ def build_application() -> QuartTrio:
 
 
 @asynccontextmanager
-async def open_port(way: str) -> AsyncIterator[tuple[int, trio.Event]]:
+async def open_port(
+    way: str, app: QuartTrio | None = None, overload: Overloaded | None = None
+) -> AsyncIterator[tuple[int, trio.Event]]:
     """A server of the small application: its port, and what has it stop, which it does at the end of the block."""
     limits = DEFAULT_LIMITS
-    door = Door(find_overload=lambda: None, note_request=lambda *_: None, enter=lambda: lambda: None)
+    door = Door(find_overload=lambda: overload, note_request=lambda *_: None, enter=lambda: lambda: None)
     listener, stop = open_listener("127.0.0.1", 0, limits), trio.Event()
-    connections = WAYS[way](build_application(), limits, door)
+    connections = WAYS[way](app or build_application(), limits, door)
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(run_server, connections, listener, limits, door=door, wait_stop=stop.wait))
@@ -217,3 +221,75 @@ async def test_a_server_that_stops_ends_the_connections_that_are_idle(way: str) 
         with trio.fail_after(DEFAULT_LIMITS.idle_connection_s / 2):
             async for _ in stream:
                 pass
+
+
+MALFORMED = {
+    "unknown coding": (b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    "length with a sign": (b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: +1\r\n\r\nx", 400),
+    "head too large": (b"GET /text HTTP/1.1\r\nHost: t\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "behind another": (asks("/text", closes=False) + b"\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_what_is_no_request_is_answered_once(way: str) -> None:
+    answers = await ask_server(way, *(data for data, _ in MALFORMED.values()))
+
+    for (name, (_, status)), answer in zip(MALFORMED.items(), answers, strict=True):
+        statuses = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+        assert [known for known in statuses if known != 200] == [status], name
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_what_comes_behind_the_last_answer_begins_nothing(way: str) -> None:
+    """It comes in the turn in which the request ends; who is first then, chance decides, so it is tried often."""
+    app, served = build_application(), 0
+
+    @app.route("/last")
+    async def last() -> str:
+        nonlocal served
+        served += 1
+        connection.send(asks("/text"))
+        return "the last answer"
+
+    async with open_port(way, app) as (port, _):
+        for _ in range(20):
+            connection = socket.create_connection(("127.0.0.1", port))
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(connection)) as stream:
+                await stream.send_all(asks("/last"))
+                with suppress(trio.BrokenResourceError):  # what was sent last may be left unread
+                    async for _ in stream:
+                        pass
+
+    assert served == 20
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_a_client_that_asked_first_and_is_refused_may_leave_its_body_out(way: str) -> None:
+    """Its next request must not be taken for that body, so there is none on this connection."""
+    asking = asks("/v1/responses", "POST", closes=False).replace(b"Length: 0", b"Length: 5\r\nExpect: 100-continue")
+
+    async with (
+        open_port(way, overload=Overloaded("Too much.", retry_after_s=1)) as (port, _),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        await stream.send_all(asking)
+        answer = b"".join([piece async for piece in stream])
+
+    assert read(answer)[0] == 503
+    assert read(answer)[1]["connection"] == "close"
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+async def test_a_server_that_stops_waits_for_no_body_that_it_has_refused(way: str) -> None:
+    half = asks("/v1/responses", "POST", closes=False, body=b"half a body")[:-5]
+    async with (
+        open_port(way, overload=Overloaded("Too much.", retry_after_s=1)) as (port, stop),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        await stream.send_all(half)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 503")
+        stop.set()
+        async for _ in stream:
+            pass

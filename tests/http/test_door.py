@@ -105,6 +105,8 @@ def test_only_what_begins_a_response_counts_as_inside() -> None:
         WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0"),
         WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
         WHOLE.replace(b"Host: t", b"Host: t\r\nConnection: close"),
+        WHOLE.replace(b"Host: t", b"Host: t\r\nTransfer-Encoding: chunked"),
+        WHOLE.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n"),
         WHOLE.replace(b"Host: t", b"Host: \0"),
         WHOLE.replace(b"Content-Length: ", b"Content-Length: " + b"9" * 5000),
         b"",

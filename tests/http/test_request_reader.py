@@ -80,6 +80,17 @@ def test_an_ordinary_request_is_read_quickly() -> None:
     assert plain[0].headers == [(b"host", b"t"), (b"content-length", b"4")]
 
 
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 4\r\n"])
+def test_a_request_with_chunks_and_a_length_is_the_last_on_its_connection(length: bytes) -> None:
+    data, body = REQUESTS["chunked"]
+
+    reading = read_all([data.replace(b"\r\n\r\n2", b"\r\n" + length + b"\r\n2")])
+
+    ((head, read),) = reading.requests
+    assert read == body
+    assert head.closes == bool(length)
+
+
 @attrs.define
 class Reading:
     """Whatever a reader has told."""

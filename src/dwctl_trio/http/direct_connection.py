@@ -124,6 +124,8 @@ class DirectConnection:
                 with trio.CancelScope(deadline=deadline) as self._reading:
                     await self._read(nursery)
                 self._is_over |= not self._is_busy  # a request may have come in the very turn in which time was up
+            if isinstance(self._body, _Unread):
+                self._body.set_complete()  # nobody reads the rest of it
         self._server.idle.discard(self)
         with suppress(OSError):  # the client has left
             self._socket.shutdown(socket.SHUT_WR)
@@ -157,6 +159,8 @@ class DirectConnection:
                 break
             if not data:
                 self._requests.feed_end()
+                if not self._is_busy:
+                    await self._begin(nursery)
                 break
             await self._take(data, nursery)
             while self._requests.bytes_behind > _BEHIND_BYTES_MAX and not self._is_over:
@@ -165,8 +169,6 @@ class DirectConnection:
         self._is_over = True
         if self._exchange is not None:
             self._exchange.cancel()
-        if not self._is_busy:
-            await self._refuse_malformed()
 
     async def _take(self, data: bytes, nursery: trio.Nursery) -> None:
         """What has come; a request that is whole is refused without being parsed."""
@@ -194,6 +196,8 @@ class DirectConnection:
 
     async def _begin(self, nursery: trio.Nursery) -> None:
         """Begin the next request, if its head is there."""
+        if self._is_over:  # since this very turn: what has come is behind the last request, or is that one still
+            return
         if self._requests.head is not None:
             self._is_busy = True
             self._server.idle.discard(self)
@@ -271,11 +275,16 @@ class DirectConnection:
             await writer.send(answer)
 
     async def _refuse(self, head: RequestHead, refusal: HttpError) -> bool:
-        """Answer at once; the connection is kept if not much of the request is left to be read."""
-        keeps = head.body_bytes is not None and head.body_bytes <= UNREAD_BYTES_MAX and not head.closes
+        """Answer at once; the connection is kept if not much of the request is left to be read.
+
+        A client that waits for a word may leave the body out, so that nobody knows where the next request begins.
+        """
+        is_short = head.body_bytes is not None and head.body_bytes <= UNREAD_BYTES_MAX
+        keeps = is_short and not head.closes and not head.asks_to_go_on and not self._server.is_ending
         await self._write_error(refusal, dict(head.headers).get(b"x-request-id", b""), keeps=keeps)
         if keeps:
             self._body = unread = _Unread()
+            self._server.idle.add(self)  # it has its answer, so that it may be ended
             with trio.move_on_after(self._server.limits.idle_connection_s) as self._exchange:
                 self._deliver()
                 await unread.complete.wait()

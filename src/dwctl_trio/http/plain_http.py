@@ -63,10 +63,14 @@ class PlainHttpProtocol(H11Protocol):
             await super()._create_stream(request)
 
     async def _refuse(self, request: h11.Request, refusal: HttpError) -> None:
-        """Answer at once; the connection is kept for the next request if not much of this one is left to be read."""
+        """Answer at once; the connection is kept for the next request if not much of this one is left to be read.
+
+        A client that waits for a word may leave the body out, so that nobody knows where the next request begins.
+        """
         sent = dict(request.headers)
         headers = refusal_headers(refusal, sent.get(b"x-request-id", b""))
-        keeps = 0 <= int(sent.get(b"content-length", b"-1")) <= UNREAD_BYTES_MAX
+        is_short = 0 <= int(sent.get(b"content-length", b"-1")) <= UNREAD_BYTES_MAX
+        keeps = is_short and not self.connection.they_are_waiting_for_100_continue
         if not keeps:
             headers.append((b"connection", b"close"))
         await self._send_whole(refusal.status, headers, refusal.body)

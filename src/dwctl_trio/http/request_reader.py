@@ -181,8 +181,10 @@ def _head_of(request: h11.Request, *, asks_to_go_on: bool) -> RequestHead:
     headers = list(request.headers)
     named = dict(headers)
     tokens = [token.strip() for name, value in headers if name == b"connection" for token in value.lower().split(b",")]
-    length = None if b"transfer-encoding" in named else int(named.get(b"content-length", b"0"))
+    length: int | None = int(named.get(b"content-length", b"0"))
     closes = b"close" in tokens or request.http_version < b"1.1"
+    if b"transfer-encoding" in named:  # it counts; of another length somebody in front may make another request
+        length, closes = None, closes or b"content-length" in named  # RFC 9112, section 6.1
     return RequestHead(
         request.method, request.target, headers, request.http_version, closes, asks_to_go_on, body_bytes=length
     )
