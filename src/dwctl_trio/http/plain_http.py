@@ -14,6 +14,9 @@ from dwctl_trio.http.connection import entering
 from dwctl_trio.http.door import Door, refusal_headers
 from dwctl_trio.http.refusals import UNREAD_BYTES_MAX, refuse_malformed
 from dwctl_trio.protocol.error_body import HttpError
+from dwctl_trio.protocol.linear_h11 import mend_h11
+
+mend_h11()
 
 _HTTP_2 = b"2.0"
 _END = h11.EndOfMessage()

@@ -10,6 +10,10 @@ import re
 import attrs
 import h11
 
+from dwctl_trio.protocol.linear_h11 import mend_h11
+
+mend_h11()
+
 _PLAIN_HEAD = re.compile(
     rb"(GET|POST|DELETE) ([\x21-\x7e]++) HTTP/1\.1\r\n"
     rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]++:[^\x00\n\r\x0b\x0c]*+\r\n)++)\r\n"

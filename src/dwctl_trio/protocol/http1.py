@@ -15,6 +15,10 @@ from typing import Final
 import attrs
 import h11
 
+from dwctl_trio.protocol.linear_h11 import mend_h11
+
+mend_h11()
+
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Of an answer's head with the 1xx before it; providers' are below 4 kB."""
 _CHUNK_LINE_BYTES_MAX: Final = 1024
