@@ -31,7 +31,7 @@ format: $(VENV)/.development
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.development
-	$(BIN)/python -m benchmarks.first_delta
+	$(BIN)/python -m benchmarks --effort 0.25
 
 docs: $(VENV)/.development
 	$(BIN)/python -m docs.generator

@@ -1,6 +1,6 @@
 """What one statement costs the client's CPU: on held connections and through the pool, with 1 and 16 at a time.
 
-Run: ``python benchmarks/database_driver.py [DSN]``; without a DSN an embedded server is started for it.
+Run: ``python -m benchmarks.database_driver [DSN]``; without a DSN an embedded server is started for it.
 
 CPU microseconds are user and system time of this process divided by the statements; the server's are not in it. On a
 shared machine they are steadier than statements per second. Each figure is the best of ``ROUNDS``.

@@ -22,6 +22,7 @@ import trio
 from hypothesis import settings
 
 from dwctl_trio.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresOptions, open_embedded_postgres
+from dwctl_trio.testing.service import HTTP_SERVER
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the suite in the background has it ignored
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -67,6 +68,18 @@ class _ServerThread:
     def stop(self) -> None:
         assert self._token is not None
         self._token.run_sync_soon(self._stop.set)
+
+
+@pytest.fixture(params=["direct", "hypercorn"])
+def each_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with both ways to serve connections."""
+    monkeypatch.setenv(HTTP_SERVER, request.param)
+
+
+@pytest.fixture(params=["direct", pytest.param("hypercorn", marks=pytest.mark.long)])
+def each_server_at_length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with both ways to serve connections, the plain one among the long tests."""
+    monkeypatch.setenv(HTTP_SERVER, request.param)
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,7 @@ async def test_the_version_is_that_of_the_package() -> None:
     ("arguments", "problem"),
     [
         (["serve", "--prot", "1"], "No such option"),
+        (["serve", "--workers", "0"], "0 is not in the range"),
         (["keys", "create"], "Missing option '--owner'"),
         (["usage", "--by", "colour"], "'colour' is not one of 'model', 'owner', 'tool'"),
     ],
@@ -427,6 +428,19 @@ async def test_a_port_that_is_taken_is_one_line(postgres_dsn: str) -> None:
 
     async with listener:
         done = await run("serve", "--host", "127.0.0.1", "--port", port, DATABASE_URL=postgres_dsn)
+
+    (line,) = said(done.stderr).splitlines()
+    advice = "stop the program that has it, or choose another with --port"
+    expected = f"dwctl-trio: cannot listen on 127.0.0.1, port {port}: Address already in use; {advice}"
+    assert (done.returncode, line) == (1, expected)
+
+
+async def test_a_port_that_is_taken_is_one_line_of_several_workers_too(postgres_dsn: str) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = str(listener.socket.getsockname()[1])
+
+    async with listener:
+        done = await run("serve", "--workers", "2", "--port", port, DATABASE_URL=postgres_dsn)
 
     (line,) = said(done.stderr).splitlines()
     advice = "stop the program that has it, or choose another with --port"

@@ -12,7 +12,15 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dwctl_trio.config import Config, UpstreamConfig, UpstreamTimeouts, load_config, parse_config
+from dwctl_trio.config import (
+    WORKERS_MAX,
+    Config,
+    UpstreamConfig,
+    UpstreamTimeouts,
+    find_warnings,
+    load_config,
+    parse_config,
+)
 from dwctl_trio.config import render_config as render
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, LIMIT_RULES, Limits
@@ -23,6 +31,7 @@ from dwctl_trio.protocol.chat_completions import Quirks
 EVERY_KEY = """
 host: 127.0.0.2
 port: 4001
+workers: 2
 database_url: postgresql://dwctl:secret@db.example/dwctl
 data_dir: /tmp/elsewhere
 auth: {mode: none}
@@ -36,6 +45,7 @@ upstreams:
        named_tool_choice: false, reasoning_history: reasoning_content, efforts: {xhigh: high}}
     headers: {X-Team: "blue ${TEAM}"}
     timeouts: {connect_s: 1, first_byte_s: 2.5, chunk_s: 3, total_s: 4}
+    transport: httpx
 models:
   - {name: gpt-4o, upstream: local, upstream_model: Qwen3-32B,
      price: {input_per_million: 0.15, output_per_million: "0.60", currency: EUR}, tools: []}
@@ -49,6 +59,7 @@ tools:
 limits: {turns: 3, keep_alive_s: 5}
 flex_on_disconnect: cancel
 hosted_tools: ignore
+http_server: hypercorn
 tracing: {endpoint: "http://127.0.0.1:4318/"}
 log_level: debug
 """
@@ -79,6 +90,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
     assert config == Config(
         host="127.0.0.2",
         port=4001,
+        workers=2,
         database_url="postgresql://dwctl:secret@db.example/dwctl",
         data_dir=Path("/tmp/elsewhere"),
         auth_mode="none",
@@ -99,6 +111,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
                 ),
                 headers=(("X-Team", "blue whale"),),
                 timeouts=UpstreamTimeouts(connect_s=1.0, first_byte_s=2.5, chunk_s=3.0, total_s=4.0),
+                transport="httpx",
             ),
         ),
         models=(
@@ -129,6 +142,7 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
         limits=attrs.evolve(DEFAULT_LIMITS, turns=3, keep_alive_s=5.0),
         flex_on_disconnect="cancel",
         hosted_tools="ignore",
+        http_server="hypercorn",
         tracing_endpoint="http://127.0.0.1:4318",
         log_level="debug",
     )
@@ -161,7 +175,7 @@ def test_a_key_without_a_value_is_a_key_that_is_not_there(document: dict[str, An
 
 
 def test_null_in_an_upstream_is_its_default() -> None:
-    keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts"])
+    keys = dict.fromkeys(["api_key", "max_concurrency", "quirks", "headers", "timeouts", "transport"])
     flags = {"quirks": dict.fromkeys(field.name for field in attrs.fields(Quirks))}
 
     assert parse_config(with_upstream(**keys)) == parse_config(with_upstream())
@@ -174,11 +188,13 @@ def test_null_in_an_upstream_is_its_default() -> None:
 OVERRIDES: list[tuple[str, str, str, Any]] = [
     ("DWCTL_HOST", "127.0.0.9", "host", "127.0.0.9"),
     ("DWCTL_PORT", "4002", "port", 4002),
+    ("DWCTL_WORKERS", "3", "workers", 3),
     ("DWCTL_DATABASE_URL", "postgresql://other/db", "database_url", "postgresql://other/db"),
     ("DWCTL_DATA_DIR", "/tmp/Third", "data_dir", Path("/tmp/Third")),
     ("DWCTL_AUTH__MODE", "keys", "auth_mode", "keys"),
     ("DWCTL_FLEX_ON_DISCONNECT", "cancel", "flex_on_disconnect", "cancel"),
     ("DWCTL_HOSTED_TOOLS", "ignore", "hosted_tools", "ignore"),
+    ("DWCTL_HTTP_SERVER", "direct", "http_server", "direct"),
     ("DWCTL_LOG_LEVEL", "error", "log_level", "error"),
 ]
 
@@ -260,9 +276,10 @@ def test_a_list_in_a_variable_is_yaml(tmp_path: Path) -> None:
 
 
 def test_what_is_given_on_the_command_line_wins_over_the_environment() -> None:
-    config = load_config(None, {"DWCTL_HOST": "127.0.0.3", "DWCTL_PORT": "1"}, host="127.0.0.4", port=0)
+    variables = {"DWCTL_HOST": "127.0.0.3", "DWCTL_PORT": "1", "DWCTL_WORKERS": "2"}
+    config = load_config(None, variables, host="127.0.0.4", port=0, workers=3)
 
-    assert (config.host, config.port) == ("127.0.0.4", 0)
+    assert (config.host, config.port, config.workers) == ("127.0.0.4", 0, 3)
 
 
 def test_variables_of_other_programs_are_left_alone() -> None:
@@ -369,6 +386,28 @@ def test_a_name_without_a_route_has_none() -> None:
     assert parse_config(SMALL).find_route("gpt-5") is None
 
 
+# -- warnings
+
+
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        ({"workers": 8}, False),
+        ({"workers": 9}, True),
+        ({"workers": 9, "limits": {"store_connections": 5}}, False),
+        ({"workers": 9, "database_url": "postgresql://other/db"}, False),
+        ({"limits": {"store_connections": 500}}, False),
+    ],
+)
+def test_workers_that_the_embedded_database_has_no_connections_for_are_warned_of(
+    changed: dict[str, Any], warned: bool
+) -> None:
+    warnings = list(find_warnings(parse_config({**SMALL, **changed})))
+
+    problem = "workers: 9 workers may open 104 connections, and PostgreSQL allows 100; lower workers or "
+    assert [warning.startswith(problem) for warning in warnings] == [True] * warned
+
+
 # -- properties
 
 
@@ -377,12 +416,14 @@ numbers = st.integers() | st.floats()
 scalars = st.none() | st.booleans() | numbers | st.text(max_size=8)
 known_names = st.sampled_from(
     [
-        *("host", "port", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits", "log_level"),
+        *("host", "port", "workers", "database_url", "data_dir", "auth", "upstreams", "models", "tools", "limits"),
+        "log_level",
         *("mode", "base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "drop", "rename"),
+        "transport",
         *("named_tool_choice", "reasoning_history", "efforts", "xhigh"),
         *("developer_role", "stream_usage", "connect_s", "name", "upstream", "upstream_model", "price", "turns"),
         *("input_per_million", "output_per_million", "currency", "keep_alive_s", "tracing", "endpoint"),
-        *("flex_on_disconnect", "hosted_tools"),
+        *("flex_on_disconnect", "hosted_tools", "http_server"),
         *("kind", "url", "parameters", "timeout_s", "idempotent", "instructions"),
     ]
 )
@@ -496,6 +537,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 },
             ),
             "timeouts": st.dictionaries(st.sampled_from(["connect_s", "first_byte_s", "chunk_s", "total_s"]), seconds),
+            "transport": st.sampled_from(["direct", "httpx"]),
         },
     )
     upstreams = draw(st.dictionaries(names, upstream, min_size=1, max_size=2))
@@ -520,11 +562,13 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "host": draw(st.sampled_from(["127.0.0.1", "::1"])),
         "port": draw(st.integers(0, 65535)),
+        "workers": draw(st.integers(1, WORKERS_MAX)),
         "data_dir": draw(names),
         "auth": {"mode": draw(st.sampled_from(["keys", "none"]))},
         "log_level": draw(st.sampled_from(["debug", "info", "warning", "error"])),
         "flex_on_disconnect": draw(st.sampled_from(["continue", "cancel"])),
         "hosted_tools": draw(st.sampled_from(["refuse", "ignore"])),
+        "http_server": draw(st.sampled_from(["direct", "hypercorn"])),
         "tracing": {"endpoint": draw(st.sampled_from([None, "http://localhost:4318", "https://otlp.example/otlp/"]))},
         "upstreams": upstreams,
         "models": models,

@@ -18,11 +18,12 @@ from dwctl_trio.http.application import build_application
 from dwctl_trio.http.authentication import Authenticator
 from dwctl_trio.http.door import Door
 from dwctl_trio.http.drain import end_live, run_drain
-from dwctl_trio.http.server import open_listener, run_server
+from dwctl_trio.http.server import WAYS, open_listener, open_shared_listener, run_server, url_of
+from dwctl_trio.observability.worker_metrics import WorkersPage
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.postgres.pool import Pool
-from dwctl_trio.process import Process, open_process
+from dwctl_trio.process import Process, Worker, open_process
 
 _log = structlog.get_logger(__name__)
 
@@ -35,22 +36,28 @@ async def open_api(config: Config, pool: Pool) -> AsyncIterator[tuple[Api, Proce
         yield Api(process.services, config, Authenticator(keys, config.limits), process.admission), process
 
 
-async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+async def run_api(
+    config: Config, *, worker: Worker | None = None, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Serve until SIGTERM or SIGINT, drain, and return; a second signal ends it at once.
 
     Args:
         config: What to serve.
+        worker: Which of several processes this is, that serve on one port; None: it is the only one.
         task_status: Started with the server's URL when connections are accepted.
     """
     async with (
-        _open_listener(config) as listener,
+        _open_listener(config, is_shared=worker is not None) as listener,
         open_database(config) as pool,
         open_api(config, pool) as (api, process),
         trio.open_nursery() as services,
     ):
         stopping = trio.Event()
-        await process.start(services, stopping)
+        await process.start(services, stopping, None if worker is None else worker.follow_orders)
         services.start_soon(run_drain, api, stopping, name="drain")
+        if worker is not None:
+            api.all_workers = WorkersPage(api.services.metrics, worker.place, config.limits)
+            await services.start(api.all_workers.run, name="worker_metrics")
         admission = api.admission
         door = Door(
             find_overload=admission.find_overload,
@@ -58,13 +65,14 @@ async def run_api(config: Config, *, task_status: trio.TaskStatus[str] = trio.TA
             enter=admission.enter,
         )
         app = build_application(api, process.store)
-        serve = partial(run_server, app, listener, config.limits, door=door, wait_stop=stopping.wait)
+        connections = WAYS[config.http_server](app, config.limits, door)
+        serve = partial(run_server, connections, listener, config.limits, door=door, wait_stop=stopping.wait)
+        listener.listen(config.limits.connection_backlog)
         async with trio.open_nursery() as server:
             server.start_soon(serve, name="http_server")
-            for problem in find_warnings(config):
-                _log.warning("configuration_incomplete", problem=problem)
-            _log.info("server_started", url=_url_of(listener))
-            task_status.started(_url_of(listener))
+            if worker is None:
+                _tell_start(config, url_of(listener))
+            task_status.started(url_of(listener))
         await api.services.live.wait_idle()
         await process.daemon.wait_idle()  # what it works on has its grace as well
         services.cancel_scope.cancel()
@@ -94,12 +102,20 @@ async def run_worker(config: Config, *, task_status: trio.TaskStatus[None] = tri
 
 
 @asynccontextmanager
-async def _open_listener(config: Config) -> AsyncIterator[socket.socket]:
-    """The server's socket, closed also if the server never comes to listening on it."""
-    with open_listener(config.host, config.port, config.limits) as listener:
+async def _open_listener(config: Config, *, is_shared: bool) -> AsyncIterator[socket.socket]:
+    """The server's socket, closed also if the server never comes to listening on it.
+
+    A shared one does not listen yet: connections would wait for this process while others have time for them.
+    """
+    if is_shared:
+        listener = open_shared_listener(config.host, config.port)
+    else:
+        listener = open_listener(config.host, config.port, config.limits)
+    with listener:
         yield listener
 
 
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _tell_start(config: Config, url: str) -> None:
+    for problem in find_warnings(config):
+        _log.warning("configuration_incomplete", problem=problem)
+    _log.info("server_started", url=url)

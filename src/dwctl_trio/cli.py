@@ -1,32 +1,25 @@
 """The command line: ``dwctl-trio serve``, and what an operator needs around it."""
 
-import gc
-import resource
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import trio
 
 from dwctl_trio.analytics.usage import BY, parse_since, printable, render_usage_report
 from dwctl_trio.app import run_api, run_worker
-from dwctl_trio.config import Config, find_warnings, load_config, render_config
+from dwctl_trio.command import EXIT_FAILURE, EXIT_USAGE, allow_many_connections, fail, prepare_process, run_command
+from dwctl_trio.config import WORKERS_MAX, Config, find_warnings, load_config, render_config
 from dwctl_trio.config.section import ConfigError
-from dwctl_trio.config.url import mask_url
 from dwctl_trio.demo import run_demo
-from dwctl_trio.domain.errors import DwctlError, StoreUnavailable
 from dwctl_trio.observability.log import configure_logging
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.keys import SHOWN_CHARACTERS, PostgresKeyStore
 from dwctl_trio.postgres.usage import read_usage
+from dwctl_trio.supervisor import run_supervisor
 from dwctl_trio.testing.simulator import run_simulator
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
 OWNER_CHARACTERS_MAX = 128
 """An owner stands in every row, log line and index of its requests."""
 
@@ -49,13 +42,13 @@ def main() -> None:
 @_config_option
 @click.option("--host", default=None, help="Overrides the configuration.")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Overrides the configuration; 0: any.")
-def serve(config_path: Path | None, host: str | None, port: int | None) -> None:
-    """Serve the API."""
-    config = _load(config_path, host=host, port=port)
+@click.option("--workers", type=click.IntRange(1, WORKERS_MAX), default=None, help="Overrides the configuration.")
+def serve(config_path: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve the API, in one process or in several."""
+    config = _load(config_path, host=host, port=port, workers=workers)
     configure_logging(level=config.log_level)
-    _allow_many_connections()
-    _spare_the_collector()
-    _run(run_api, config, config=config)
+    prepare_process()
+    run_command(run_api if config.workers == 1 else run_supervisor, config, config=config)
 
 
 @main.command()
@@ -64,11 +57,10 @@ def worker(config_path: Path | None) -> None:
     """Work on queued responses, and serve nothing."""
     config = _load(config_path)
     if config.limits.queue_workers == 0:
-        _fail("limits.queue_workers is 0, so this worker would do nothing: set it to 1 or more", EXIT_USAGE)
+        fail("limits.queue_workers is 0, so this worker would do nothing: set it to 1 or more", EXIT_USAGE)
     configure_logging(level=config.log_level)
-    _allow_many_connections()
-    _spare_the_collector()
-    _run(run_worker, config, config=config)
+    prepare_process()
+    run_command(run_worker, config, config=config)
 
 
 @main.command()
@@ -81,7 +73,7 @@ def migrate(config_path: Path | None) -> None:
         async with open_database(config, migrating=True):
             click.echo("The database's schema is up to date.")
 
-    _run(run, config=config)
+    run_command(run, config=config)
 
 
 @main.command(name="check-config")
@@ -105,7 +97,7 @@ def keys() -> None:
 def create_key(config_path: Path | None, owner: str) -> None:
     """Print a new key, once; only its digest is stored."""
     if not owner.strip() or not owner.isprintable() or len(owner) > OWNER_CHARACTERS_MAX:
-        _fail(f"--owner: expected 1 to {OWNER_CHARACTERS_MAX} printable characters", EXIT_USAGE)
+        fail(f"--owner: expected 1 to {OWNER_CHARACTERS_MAX} printable characters", EXIT_USAGE)
 
     async def run(store: PostgresKeyStore) -> None:
         click.echo(await store.create_key(owner))
@@ -138,7 +130,7 @@ def revoke_key(config_path: Path | None, prefix: str) -> None:
     async def run(store: PostgresKeyStore) -> None:
         owner = await store.revoke_key(shown)
         if owner is None:
-            _fail(f"no live key has the prefix {shown!r}; 'dwctl-trio keys list' shows them", EXIT_FAILURE)
+            fail(f"no live key has the prefix {shown!r}; 'dwctl-trio keys list' shows them", EXIT_FAILURE)
         click.echo(f"Revoked the key {shown}… of {printable(owner)}.")
 
     _run_with_keys(config_path, run)
@@ -154,14 +146,14 @@ def usage(config_path: Path | None, since: str, by: str) -> None:
     try:
         since_s = parse_since(since)
     except ValueError as error:
-        _fail(f"--since: {error}", EXIT_USAGE)
+        fail(f"--since: {error}", EXIT_USAGE)
 
     async def run() -> None:
         async with open_database(config) as pool:
             lines = await read_usage(pool, since_s=since_s, by=by)
         click.echo(render_usage_report(lines, by=by))  # a slow pager must not keep the embedded database
 
-    _run(run, config=config)
+    run_command(run, config=config)
 
 
 @main.command()
@@ -169,47 +161,31 @@ def usage(config_path: Path | None, since: str, by: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 def simulator(host: str, port: int) -> None:
     """Run the scripted chat-completions upstream alone."""
-    _allow_many_connections()
+    allow_many_connections()
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             try:
                 url = await nursery.start(run_simulator, host, port)
             except* OSError:
-                _fail(f"cannot listen on {host}, port {port}; choose another with --host and --port", EXIT_FAILURE)
+                fail(f"cannot listen on {host}, port {port}; choose another with --host and --port", EXIT_FAILURE)
             click.echo(f"The simulator listens on {url}", err=True)
 
-    _run(run)
+    run_command(run)
 
 
 @main.command()
 def demo() -> None:
     """Show one response from the first token to the database, with everything it needs."""
-    _run(run_demo)
+    run_command(run_demo)
 
 
-def _spare_the_collector() -> None:
-    """Take what was imported, which lives as long as the process, out of the collector's sight.
-
-    It is most of all there is. Measured, a full collection takes 3 ms then, and 55 ms otherwise, in which all wait.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def _allow_many_connections() -> None:
-    """Take all file descriptors that we may: a stream needs two, and many systems give 1,024 to begin with."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # then we make do with what we have
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _load(path: Path | None, *, host: str | None = None, port: int | None = None) -> Config:
+def _load(path: Path | None, **options: Any) -> Config:
+    """The configuration with *options* of the command line, as ``load_config`` takes them, on top."""
     try:
-        config = load_config(path, host=host, port=port)
+        return load_config(path, **options)
     except ConfigError as error:
-        _fail(str(error), EXIT_USAGE)
-    return config
+        fail(str(error), EXIT_USAGE)
 
 
 def _run_with_keys(config_path: Path | None, work: Callable[[PostgresKeyStore], Awaitable[None]]) -> None:
@@ -219,49 +195,4 @@ def _run_with_keys(config_path: Path | None, work: Callable[[PostgresKeyStore], 
         async with open_database(config) as pool:
             await work(PostgresKeyStore(pool))
 
-    _run(run, config=config)
-
-
-def _run(function: Callable[..., Awaitable[object]], *args: object, config: Config | None = None) -> None:
-    """Run a command to its end; what fails on purpose is one line, not a traceback.
-
-    Args:
-        function: The command.
-        args: Its arguments.
-        config: What it runs on; None if it needs no database.
-    """
-    try:
-        trio.run(partial(_ungrouped, function, *args))
-    except BrokenPipeError:
-        raise  # whoever reads our output has left; click ends quietly
-    except StoreUnavailable as error:
-        _fail(_describe_unavailable(error, config), EXIT_FAILURE)
-    except (DwctlError, OSError) as error:
-        _fail(str(error), EXIT_FAILURE)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _describe_unavailable(error: StoreUnavailable, config: Config | None) -> str:
-    """Which database failed, how, and what to do; PostgreSQL's words name the user and the database at the most."""
-    cause = f": {error.__cause__}" if isinstance(error.__cause__, Exception) else ""
-    if config is None or config.database_url is None:
-        return f"{error}{cause}"
-    place = mask_url(config.database_url)
-    return f"{error} ({place}){cause}. Start PostgreSQL there and let this user in, or correct database_url"
-
-
-async def _ungrouped(function: Callable[..., Awaitable[object]], *args: object) -> None:
-    """Run *function*; a group that holds a single error raises that error."""
-    try:
-        await function(*args)
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"dwctl-trio: {' / '.join(message.splitlines())}", err=True)
-    sys.exit(status)
+    run_command(run, config=config)

@@ -1,7 +1,8 @@
 """What every process is made of, whether it serves or only works: the store, the upstreams, the daemon, its upkeep."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 from uuid import uuid4
 
 import attrs
@@ -10,7 +11,7 @@ import trio
 
 from dwctl_trio.config import Config
 from dwctl_trio.daemon.producer import Daemon
-from dwctl_trio.domain.errors import StoreError
+from dwctl_trio.domain.errors import ServerStopping, StoreError
 from dwctl_trio.engine.leases import LiveResponses, run_lease_renewal, run_lease_watch, run_rescuer
 from dwctl_trio.engine.retention import run_pruner
 from dwctl_trio.engine.state import Services
@@ -20,6 +21,7 @@ from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag, run_loop_lag
 from dwctl_trio.observability.metrics import Metrics, Watched
 from dwctl_trio.observability.tracing import open_tracing
+from dwctl_trio.observability.worker_metrics import WorkerPlace
 from dwctl_trio.postgres.notifications import PostgresWakeups
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.postgres.retention import PostgresRetention
@@ -28,6 +30,18 @@ from dwctl_trio.tools.http_tools import HttpToolRunner
 from dwctl_trio.upstream.client import open_upstreams
 
 _log = structlog.get_logger(__name__)
+
+
+FollowOrders: TypeAlias = Callable[[Callable[[], None], Callable[[], None]], Awaitable[None]]
+"""Calls the first when the process is to end, and the second when it is to end at once."""
+
+
+@attrs.frozen(kw_only=True)
+class Worker:
+    """What a process knows of being one of several that serve together."""
+
+    place: WorkerPlace
+    follow_orders: FollowOrders
 
 
 @attrs.frozen(kw_only=True)
@@ -41,16 +55,30 @@ class Process:
     wakeups: PostgresWakeups
     admission: Admission
 
-    async def start(self, nursery: trio.Nursery, stop: trio.Event) -> None:
-        """Start all that goes on in the background; *stop* is set at the first signal, and nothing is claimed then."""
+    async def start(self, nursery: trio.Nursery, stop: trio.Event, follow_orders: FollowOrders | None = None) -> None:
+        """Start all that goes on in the background; *stop* is set at the first signal, and nothing is claimed then.
+
+        Args:
+            nursery: In which it goes on, cancelled at the second signal.
+            stop: Set when this process is to end.
+            follow_orders: Who else may tell it so.
+        """
         services, store = self.services, self.store
         limits, live, metrics = services.limits, services.live, services.metrics
 
         def begin_to_stop() -> None:
+            if not stop.is_set():
+                _log.info("server_stopping")
             self.daemon.stop()
             stop.set()
 
-        await nursery.start(watch_signals, live, begin_to_stop, nursery.cancel_scope.cancel, name="signals")
+        def abort() -> None:
+            live.stop_all(lambda: ServerStopping("a second signal has come"))
+            nursery.cancel_scope.cancel()
+
+        await nursery.start(watch_signals, begin_to_stop, abort, name="signals")
+        if follow_orders is not None:
+            nursery.start_soon(follow_orders, begin_to_stop, abort, name="orders")
         nursery.start_soon(self.wakeups.run, name="wakeups")
         nursery.start_soon(run_lease_renewal, store, live, limits, metrics, name="lease_renewal")
         nursery.start_soon(run_lease_watch, store, live, limits, self.wakeups, name="lease_watch")

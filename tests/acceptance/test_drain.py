@@ -30,6 +30,8 @@ from tests.acceptance.conftest import (
 
 from dwctl_trio.postgres.pool import Pool
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 STREAMS = 300
 """Two descriptors each, in the server and in the test: below the 1,024 of an ordinary user."""
 FINISHING = 30

@@ -33,7 +33,8 @@ SUPERVISION_BOUNDARIES = {
     ("engine/scope.py", "run_scope"),
     ("engine/tool_calls.py", "_run_http"),
     ("engine/unreadable.py", "_read_open_steps"),
-    ("http/server.py", "GuardedTCPServer.run"),
+    ("http/direct_connection.py", "DirectConnection._exchange_one"),
+    ("http/server.py", "_run_connection"),
     ("http/server.py", "_turn_away"),
     ("http/stored.py", "show_listed"),
     ("postgres/guest_loop.py", "GuestLoop._supervise"),
@@ -146,8 +147,9 @@ def test_what_catches_everything_raises_it_again() -> None:
 
 RAISES_LATER = {
     ("postgres/embedded.py", "_beside"),
+    ("postgres/guest_call.py", "GuestCall._advance"),
 }
-"""Keeps the exception and raises it outside of its nursery."""
+"""Keeps the exception and raises it outside of its nursery, or where it is waited for."""
 
 
 def test_nothing_is_left_for_later() -> None:

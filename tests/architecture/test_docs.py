@@ -31,7 +31,7 @@ PROGRAMS = (
 )
 """Pages whose programs run one after the other, against a server that knows any model and a ``get_weather``."""
 HOPS = [
-    *("http/connection.py", "http/responses.py", "engine/scope.py", "engine/loop.py", "domain/transitions.py"),
+    *("http/direct_connection.py", "http/responses.py", "engine/scope.py", "engine/loop.py", "domain/transitions.py"),
     *("engine/execution.py", "engine/emitter.py", "protocol/event_stream.py", "engine/finalize.py"),
     "postgres/responses.py",
 ]

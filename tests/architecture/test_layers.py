@@ -9,10 +9,11 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "dwctl_trio"
 COMMAND = Path(sys.executable).parent / "lint-imports"
 AROUND_THE_LAYERS = {
-    *("__init__", "__main__", "config", "demo", "observability"),
+    *("__init__", "__main__", "command", "config", "demo", "observability"),
     "testing",
 }
-"""What is not a layer: the entry, the configuration, logging, and what tests and the demo are made of."""
+"""What is not a layer: the entry, how commands run, the configuration, logging, and what tests and
+the demo are made of."""
 
 
 def lint(*arguments: str) -> subprocess.CompletedProcess[str]:

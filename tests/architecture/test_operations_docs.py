@@ -12,6 +12,7 @@ from dwctl_trio.http import server
 from dwctl_trio.postgres import embedded_server, guest_loop, pool
 from dwctl_trio.postgres.embedded_files import ADDRESS_NAME, POSTGRES_MAJOR, Address
 from dwctl_trio.postgres.embedded_system import WHEEL
+from dwctl_trio.supervisor.workers import worker_end_s
 
 HOW_TO = DOCS / "how-to"
 PROXY = HOW_TO / "deploy-behind-a-proxy.md"
@@ -62,6 +63,15 @@ def test_systemd_waits_for_longer_than_stopping_may_take() -> None:
     stop_s = int(unit()["Service"]["TimeoutStopSec"])
 
     assert stop_s > stream_end_s() + leave_s() + database_stop_s()
+
+
+def test_systemd_waits_for_longer_than_a_worker_that_hangs_may_take() -> None:
+    hung_s = worker_end_s(DEFAULT_LIMITS)
+
+    assert int(unit()["Service"]["TimeoutStopSec"]) > hung_s + database_stop_s()
+    assert f"after {hung_s} s, so that with the embedded PostgreSQL all ends within {hung_s + database_stop_s()} s" in (
+        read(SYSTEMD)
+    )
 
 
 def test_the_table_of_stopping_has_the_figures_of_the_code() -> None:

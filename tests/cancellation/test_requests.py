@@ -40,9 +40,10 @@ async def _check_run(bench: SweepBench) -> RowState | None:
 
 
 @pytest.mark.slow
-async def test_a_streamed_request_may_be_cancelled_at_every_step_in_memory() -> None:
-    async with open_memory_bench() as bench:
-        await _sweep(bench, bench.requests.serve_stream, "streamed, memory store")
+@pytest.mark.parametrize("transport", ["direct", "httpx"])
+async def test_a_streamed_request_may_be_cancelled_at_every_step_in_memory(transport: str) -> None:
+    async with open_memory_bench({"upstreams": {"simulator": {"transport": transport}}}) as bench:
+        await _sweep(bench, bench.requests.serve_stream, f"streamed, memory store, {transport}")
 
 
 @pytest.mark.slow
@@ -52,9 +53,10 @@ async def test_a_streamed_request_may_be_cancelled_at_every_step_on_postgresql(p
 
 
 @pytest.mark.slow
-async def test_a_blocking_request_may_be_cancelled_at_every_step_in_memory() -> None:
-    async with open_memory_bench() as bench:
-        await _sweep(bench, bench.requests.serve_blocking, "blocking, memory store")
+@pytest.mark.parametrize("transport", ["direct", "httpx"])
+async def test_a_blocking_request_may_be_cancelled_at_every_step_in_memory(transport: str) -> None:
+    async with open_memory_bench({"upstreams": {"simulator": {"transport": transport}}}) as bench:
+        await _sweep(bench, bench.requests.serve_blocking, f"blocking, memory store, {transport}")
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ class _Collector:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
+    def send_nowait(self, frames: bytes) -> None:
+        self.frames.append(frames)
+
     async def send(self, frames: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.frames.append(frames)
@@ -56,6 +59,13 @@ class _SlowCollector(_Collector):
     def __init__(self, pauses: list[int]) -> None:
         super().__init__()
         self._pauses = iter(pauses)
+        self._is_behind = False
+
+    def send_nowait(self, frames: bytes) -> None:
+        self._is_behind = not self._is_behind
+        if self._is_behind:
+            raise trio.WouldBlock
+        super().send_nowait(frames)
 
     async def send(self, frames: bytes) -> None:
         for _ in range(next(self._pauses, 1)):

@@ -9,6 +9,8 @@ from dwctl_trio.domain.rates import OwnerRates
 from dwctl_trio.http.admission import Admission
 from dwctl_trio.testing.service import Service, open_service
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 PAUSED = {"model": "pause-1-2", "input": "key:held", "stream": True}
 WAIT_S = 10.0
 

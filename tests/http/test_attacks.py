@@ -15,6 +15,8 @@ from tests.http.conftest import ask, output_text
 from dwctl_trio.domain.limits import DEFAULT_LIMITS
 from dwctl_trio.postgres.keys import PostgresKeyStore
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 TIMES = 12
 LIMITS = attrs.evolve(DEFAULT_LIMITS, idle_connection_s=0.3, request_body_s=1.0)
 GROWTH_BYTES_MAX = 16 * 1024 * 1024

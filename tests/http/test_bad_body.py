@@ -164,6 +164,7 @@ async def test_a_body_over_the_limit_is_413(postgres_dsn: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("each_server_at_length")
 async def test_a_body_of_16_mib_is_served_and_one_byte_more_is_413(service: Service) -> None:
     limit = 16 * 1024 * 1024
 

@@ -137,7 +137,10 @@ async def test_a_warm_client_that_waits_is_answered_with_the_cancelled_response(
 
         nursery.start_soon(wait)
         await service.simulator.wait_until(lambda counts: counts.paused == 1)
-        cancelled = await cancel(service, ids.response_id_text((await find_row(service, "p"))["id"]))
+        with trio.fail_after(WAIT_S):
+            while (row := await find_row(service, "p")) is None:  # the model may be called before the row is there
+                pass
+        cancelled = await cancel(service, ids.response_id_text(row["id"]))
 
     assert (answers[0].status_code, answers[0].content) == (200, cancelled.content)
     assert cancelled.json()["status"] == "cancelled"

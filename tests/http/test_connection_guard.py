@@ -23,6 +23,8 @@ from tests.http.conftest import (
 
 from dwctl_trio.testing.service import Service, open_service
 
+pytestmark = pytest.mark.usefixtures("each_server")
+
 QUICK = {"idle_connection_s": 0.3, "request_body_s": 1.0}
 
 
@@ -227,11 +229,11 @@ async def test_a_client_that_sends_on_and_breaks_off_leaves_no_task_behind(postg
 
 
 def _connection_tasks() -> int:
-    """Tasks of this process that serve a connection."""
+    """Tasks of this process that serve a connection of the server's."""
 
     def count(task: trio.lowlevel.Task) -> int:
         below = sum(count(child) for nursery in task.child_nurseries for child in nursery.child_tasks)
-        return below + task.name.endswith("._run_handler")
+        return below + (task.name == "connection")
 
     root = trio.lowlevel.current_root_task()
     assert root is not None

@@ -22,6 +22,8 @@ from dwctl_trio.domain import ids
 from dwctl_trio.testing.service import Service
 from dwctl_trio.testing.simulator_script import expected_tokens
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 ABORT_S = 1.0
 """The upstream must see that its client has gone within this."""
 

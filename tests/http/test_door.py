@@ -105,6 +105,8 @@ def test_only_what_begins_a_response_counts_as_inside() -> None:
         WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0"),
         WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
         WHOLE.replace(b"Host: t", b"Host: t\r\nConnection: close"),
+        WHOLE.replace(b"Host: t", b"Host: t\r\nTransfer-Encoding: chunked"),
+        WHOLE.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n"),
         WHOLE.replace(b"Host: t", b"Host: \0"),
         WHOLE.replace(b"Content-Length: ", b"Content-Length: " + b"9" * 5000),
         b"",
@@ -134,6 +136,7 @@ async def _hold(service: Service, *, task_status: trio.TaskStatus[None]) -> None
         await answer.aread()
 
 
+@pytest.mark.usefixtures("each_server_at_length")
 async def test_a_kept_connection_survives_its_refusals_however_they_arrive(postgres_dsn: str) -> None:
     closing = WHOLE.replace(b"Host: t", b"Host: t\r\nConnection: close")
     async with open_service(postgres_dsn, CLOSED) as service, trio.open_nursery() as nursery:

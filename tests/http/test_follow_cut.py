@@ -16,6 +16,8 @@ from tests.http.queued import BACKGROUND, DONE, FLEX, NO_WORKERS, QUICK, frames_
 from dwctl_trio.domain import ids
 from dwctl_trio.testing.service import Service, open_service
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 IMPATIENT = GATED | QUICK | {"follow_patience_s": 0.2}
 QUEUED = [BACKGROUND, BACKGROUND | {"stream": True}, FLEX, FLEX | {"stream": True}]
 QUEUED_IDS = ["background", "background-stream", "flex", "flex-stream"]

@@ -9,6 +9,8 @@ from tests.http.conftest import WAIT_S, as_request, ask, error_of, open_raw, rea
 from dwctl_trio.postgres.keys import PostgresKeyStore
 from dwctl_trio.testing.service import Service, open_service
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 MADE_ID = re.compile(r"req_[0-9a-f]{32}")
 UNKNOWN_ID = "resp_00000000-0000-0000-0000-000000000000"
 

@@ -10,6 +10,8 @@ from tests.http.conftest import WAIT_S, assert_serves, output_text, read_valid_s
 
 from dwctl_trio.testing.service import Service, open_service
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 STREAMS = 200
 TOKENS = 50
 FAULTS = ("cut", "reset", "eof", "midstream", "garbage")

@@ -18,6 +18,8 @@ from tests.http.conftest import ask
 
 from dwctl_trio.domain.limits import DEFAULT_LIMITS, Limits
 
+pytestmark = pytest.mark.usefixtures("each_server_at_length")
+
 PACE_S = 1.0
 """Between two bytes of a client that sends slowly."""
 SPREAD_S = 0.02

@@ -1,9 +1,12 @@
 """Where logs go, and what happens when they cannot go there."""
 
 import io
+import json
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dwctl_trio.observability.log import configure_logging
 
@@ -44,3 +47,17 @@ def test_a_line_of_the_log_is_one_json_object() -> None:
 
     assert stream.getvalue().count("\n") == 1
     assert '"detail": "a\\nb"' in stream.getvalue()
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.none() | st.just(3 + 4j)))
+def test_a_line_is_what_json_reads_and_any_terminal_shows(data: dict[str, object]) -> None:
+    stream = io.StringIO()
+    configure_logging(stream)
+
+    structlog.get_logger("test").warning("something_happened", **{f"key_{key}": value for key, value in data.items()})
+
+    assert stream.getvalue().isascii()
+    line = json.loads(stream.getvalue())
+    assert {key[4:]: value for key, value in line.items() if key.startswith("key_")} == {
+        key: repr(value) if isinstance(value, complex) else value for key, value in data.items()
+    }

@@ -108,8 +108,8 @@ def test_it_lies_between_zero_and_half_the_longest_batch(batches: list[tuple[flo
 async def test_a_real_loop_that_is_blocked_is_late() -> None:
     delay = LoopDelay()
     with delay.measuring():
-        end_at = time.perf_counter() + 0.1
-        while time.perf_counter() < end_at:
+        end_at = time.thread_time() + 0.1
+        while time.thread_time() < end_at:
             pass
         await trio.lowlevel.checkpoint()
         assert delay.seconds > 0.02

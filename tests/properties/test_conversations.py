@@ -149,6 +149,16 @@ def test_every_item_that_is_shown_can_be_referred_to(run: Run) -> None:
     assert [item for item in left if item in own] == own, "what is before it may be gone"
 
 
+@pytest.mark.parametrize("state", [RowState.FAILED, RowState.CANCELED])
+def test_of_a_turn_that_broke_off_the_same_is_referred_to_and_shown(state: RowState) -> None:
+    turn = attrs.evolve(turn_of(MIXED), state=state)
+
+    known, shown = items_by_id(turn), answer_of(turn)
+
+    assert any(isinstance(item, FunctionCall | CustomToolCall) for item in shown)
+    assert [known[item.id or ""] for item in shown] == [(item,) for item in shown]
+
+
 def test_what_an_answer_cites_is_shown_where_it_is_gone_on_with() -> None:
     citations = [{"type": "file_path", "file_id": name, "index": 0} for name in "ab"]
     parts = (

@@ -17,6 +17,7 @@ from dwctl_trio.domain.events import (
     ResponseIncomplete,
 )
 from dwctl_trio.domain.limits import Limits
+from dwctl_trio.domain.request import ResponseRequest
 from dwctl_trio.domain.response import Response
 from dwctl_trio.domain.steps import Chain
 from dwctl_trio.domain.transitions import Finish, next_action
@@ -30,11 +31,11 @@ from dwctl_trio.testing.strategies import byte_splits, chat_scripts, render_sse
 from dwctl_trio.testing.wire import parse_response, read_stream
 
 EXAMPLES = 200
+TRANSPORTS = ["direct", "httpx"]
 BODY = {
-    "model": "any", "input": "hello", "stream": True, "metadata": {"key": "value"}, "temperature": 0.5,
+    "input": "hello", "stream": True, "metadata": {"key": "value"}, "temperature": 0.5,
     "include": [LOGPROBS],
 }  # fmt: skip
-REQUEST = parse_request(BODY)
 _TERMINAL = (ResponseCompleted, ResponseIncomplete, ResponseFailed)
 
 
@@ -45,6 +46,8 @@ class Answer:
     script: ChatScript
     pieces: list[bytes]
     is_cut: bool
+    transport: str
+    """What carries the call, which is the model's name, too."""
 
 
 @st.composite
@@ -58,12 +61,16 @@ def answers(draw: st.DrawFn) -> Answer:
     )
     cut_at = draw(st.integers(0, len(data))) if draw(st.integers(0, 5)) == 0 else None
     sent = data if cut_at is None else data[:cut_at]
-    return Answer(script=script, pieces=draw(byte_splits(sent)), is_cut=cut_at is not None)
+    transport = draw(st.sampled_from(TRANSPORTS))
+    return Answer(script=script, pieces=draw(byte_splits(sent)), is_cut=cut_at is not None, transport=transport)
 
 
 async def test_what_was_streamed_is_what_is_stored_for_any_upstream(postgres_dsn: str) -> None:
     async with open_byte_upstream() as upstream:
-        overrides = {"upstreams": {"simulator": {"base_url": upstream.base_url}}}
+        overrides = {
+            "upstreams": {name: {"base_url": upstream.base_url, "transport": name} for name in TRANSPORTS},
+            "models": [{"name": name, "upstream": name} for name in TRANSPORTS],
+        }
         async with open_service(postgres_dsn, overrides) as service:
             counts = {"completed": 0, "incomplete": 0, "failed": 0, "refused": 0}
 
@@ -81,11 +88,13 @@ async def test_what_was_streamed_is_what_is_stored_for_any_upstream(postgres_dsn
 
 async def _check_answer(service: Service, upstream: ByteUpstream, answer: Answer) -> str:
     upstream.pieces, upstream.is_cut = answer.pieces, answer.is_cut
-    reply = await service.client.post("/v1/responses", json=BODY)
+    body = BODY | {"model": answer.transport}
+    request = parse_request(body)
+    reply = await service.client.post("/v1/responses", json=body)
     assert PROVIDER_CANARY not in reply.text
     assert reply.status_code == 200, "the upstream's head was a success"
 
-    stream = read_stream(reply.content, REQUEST)
+    stream = read_stream(reply.content, request)
     events = [numbered.event for numbered in stream.events]
     assert check_stream(stream.events) is None
     assert stream.is_done
@@ -103,12 +112,12 @@ async def _check_answer(service: Service, upstream: ByteUpstream, answer: Answer
     store = PostgresStore(service.pool, limits=service.config.limits, daemon_id=told.id)
     chain = await store.read_chain(told.id, LOCAL_OWNER)
     assert fold(events) == told
-    assert _assembled(opening.response, chain, told) == told == parse_response(stored_body, REQUEST)
+    assert _assembled(opening.response, chain, told, request) == told == parse_response(stored_body, request)
     return told.status.value
 
 
-def _assembled(opening: Response, chain: Chain, told: Response) -> Response:
-    action = next_action(chain, request=REQUEST, limits=Limits())
+def _assembled(opening: Response, chain: Chain, told: Response, request: ResponseRequest) -> Response:
+    action = next_action(chain, request=request, limits=Limits())
     assert isinstance(action, Finish)
     ended = assemble(opening, chain, action.ending, ended_at=told.completed_at or 0)
     if ended.error is None or told.error is None:

@@ -6,12 +6,13 @@ from itertools import product
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dwctl_trio.domain.errors import UpstreamError, UpstreamRejected
 from dwctl_trio.domain.turn import FinishReason, TextFragment, TurnFinished
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.protocol.chat_chunks import Delta
 from dwctl_trio.testing.chat_reading import STEP_ID, chunk, chunk_stream, gather, make_reassembler, read_answer
 from dwctl_trio.testing.chat_scripts import PROVIDER_CANARY, ExpectedTurn, name_calls, render_answer, render_sse
 from dwctl_trio.testing.strategies import byte_splits, chat_scripts
@@ -37,6 +38,13 @@ renderings = st.sampled_from(
 def test_any_script_rendered_in_any_way_and_split_anywhere_gives_its_expected_turn(script, rendering, splits):
     body = render_sse(script, **rendering)
     assert gather(*read_answer(splits.draw(byte_splits(body)))) == name_calls(script.expected, STEP_ID)
+
+
+@pytest.mark.slow
+@given(script=chat_scripts(), splits=st.data())
+def test_a_turn_without_log_probabilities_is_otherwise_the_same(script, splits):
+    fragments, failure = read_answer(splits.draw(byte_splits(render_sse(script))), wants_logprobs=False)
+    assert gather(fragments, failure) == attrs.evolve(name_calls(script.expected, STEP_ID), logprobs=())
 
 
 @pytest.mark.slow
@@ -119,6 +127,39 @@ hostile_chunks = json_values | st.builds(lambda members, reason: chunk(reason, *
 def test_arbitrary_bytes_raise_nothing_but_upstream_errors(pieces):
     fragments, failure = read_answer(pieces, event_bytes_max=64)
     assert fragments or failure
+
+
+TEXT = chunk(content="a")
+said = st.text(max_size=3) | st.sampled_from([None, [], {}, 0, 1, False, True, "null", ["a"]])
+
+
+def with_others(known, names):
+    """Objects of *known* members, with one or two of *names* at the most."""
+    others = st.dictionaries(st.sampled_from(names), said, max_size=2)
+    return st.builds(lambda members, more: {**members, **more}, st.fixed_dictionaries(known), others)
+
+
+near_deltas = with_others({"content": said}, [*Delta.__struct_fields__[1:], "role", "audio"])
+near_choices = with_others({"delta": near_deltas}, ["index", "finish_reason", "logprobs", "message", "other"])
+near_texts = with_others(
+    {"choices": st.lists(near_choices, min_size=1, max_size=2)}, ["usage", "error", "object", "model", "other"]
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(near_text=near_texts)
+@example(near_text={"choices": [{"delta": {"content": "a"}, "message": ""}]})
+def test_text_that_is_expected_is_read_as_any_other(near_text):
+    def read(*before):
+        reassembler = make_reassembler(wants_logprobs=False)
+        try:
+            reassembler.feed(chunk_stream(*before, done=False))
+            return reassembler.feed(chunk_stream(near_text, done=False)), reassembler.finished, reassembler.is_complete
+        except UpstreamError as error:
+            return type(error), str(error)
+
+    assert read(TEXT) == read()
 
 
 @pytest.mark.slow

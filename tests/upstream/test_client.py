@@ -73,12 +73,15 @@ def _open_files() -> int:
 
 
 @pytest.mark.slow
-async def test_a_thousand_cancelled_calls_lose_no_place_no_connection_and_no_file() -> None:
+async def test_a_thousand_cancelled_calls_lose_no_place_no_connection_and_no_file(transport: str) -> None:
     chance = random.Random(20261122)
     endless = ("slow-50-100", "hang", "hangbody", "pause-5-9", "pause-0-9-each", "echo-5-stall", "gate")
     models = (*endless, "echo-20", "echo-20-each", "error-500", "echo-3-cut")
     outcomes: Counter[str] = Counter()
-    async with _open(max_concurrency=40, limits=Limits(upstream_wait_s=60.0)) as (upstreams, simulator):
+    async with _open(transport=transport, max_concurrency=40, limits=Limits(upstream_wait_s=60.0)) as (
+        upstreams,
+        simulator,
+    ):
         await _read(upstreams, "echo-1")
         files = _open_files() - simulator.statistics().connections * 2
 
@@ -118,8 +121,8 @@ async def _cancel_after(scope: trio.CancelScope, steps: int) -> None:
 
 
 @pytest.mark.slow
-async def test_a_call_left_at_any_token_aborts_its_upstream_at_once() -> None:
-    async with _open(max_concurrency=1) as (upstreams, simulator):
+async def test_a_call_left_at_any_token_aborts_its_upstream_at_once(transport: str) -> None:
+    async with _open(transport=transport, max_concurrency=1) as (upstreams, simulator):
         for count in range(20):
             async with upstreams.open_turn(_call(f"pause-{count}-30", f"left-{count}")) as turn:
                 read = 0
@@ -130,8 +133,8 @@ async def test_a_call_left_at_any_token_aborts_its_upstream_at_once() -> None:
             assert _free_places(upstreams) == 1
 
 
-async def test_a_call_that_raises_inside_aborts_its_upstream_at_once() -> None:
-    async with _open(max_concurrency=1) as (upstreams, simulator):
+async def test_a_call_that_raises_inside_aborts_its_upstream_at_once(transport: str) -> None:
+    async with _open(transport=transport, max_concurrency=1) as (upstreams, simulator):
         with pytest.raises(ZeroDivisionError):
             async with upstreams.open_turn(_call("pause-0-3", "raised")):
                 raise ZeroDivisionError
@@ -140,16 +143,16 @@ async def test_a_call_that_raises_inside_aborts_its_upstream_at_once() -> None:
         assert _free_places(upstreams) == 1
 
 
-async def test_calls_one_after_the_other_share_one_connection() -> None:
-    async with _open() as (upstreams, simulator):
+async def test_calls_one_after_the_other_share_one_connection(transport: str) -> None:
+    async with _open(transport=transport) as (upstreams, simulator):
         for model in ("echo-3", "echo-3-each", "echo-50", "echo-3-json", "echo-3-twofinish", "echo-3-usageinline"):
             assert await _read(upstreams, model) == expected_text(model)
             await simulator.wait_idle()
             assert simulator.statistics().connections == 1, model
 
 
-async def test_a_broken_call_spoils_no_connection_for_the_next() -> None:
-    async with _open() as (upstreams, simulator):
+async def test_a_broken_call_spoils_no_connection_for_the_next(transport: str) -> None:
+    async with _open(transport=transport) as (upstreams, simulator):
         for model in ("error-500", "echo-3-cut", "echo-3-reset", "echo-3-garbage", "html-200", "echo-3-eof"):
             with pytest.raises(UpstreamError) as caught:
                 await _read(upstreams, model)
@@ -159,11 +162,11 @@ async def test_a_broken_call_spoils_no_connection_for_the_next() -> None:
         assert simulator.statistics().connections <= 2
 
 
-async def test_a_connection_that_died_at_rest_is_not_used_again() -> None:
+async def test_a_connection_that_died_at_rest_is_not_used_again(transport: str) -> None:
     async with AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(open_simulator())
         port = int(simulator.origin.rpartition(":")[2])
-        async with _open(simulator=simulator) as (upstreams, _):
+        async with _open(transport=transport, simulator=simulator) as (upstreams, _):
             await _read(upstreams, "echo-1")
             await stack.aclose()
             async with open_simulator(port=port) as second:
@@ -171,8 +174,11 @@ async def test_a_connection_that_died_at_rest_is_not_used_again() -> None:
                 assert second.statistics().total == 1
 
 
-async def test_a_place_that_does_not_become_free_in_time_is_a_limit() -> None:
-    async with _open(max_concurrency=1, limits=Limits(upstream_wait_s=0.05)) as (upstreams, simulator):
+async def test_a_place_that_does_not_become_free_in_time_is_a_limit(transport: str) -> None:
+    async with _open(transport=transport, max_concurrency=1, limits=Limits(upstream_wait_s=0.05)) as (
+        upstreams,
+        simulator,
+    ):
         async with upstreams.open_turn(_call("pause-0-1")):
             with pytest.raises(LimitExceeded) as caught:
                 await _read(upstreams, "echo-1")
@@ -181,9 +187,9 @@ async def test_a_place_that_does_not_become_free_in_time_is_a_limit() -> None:
         assert simulator.statistics().total == 2
 
 
-async def test_who_waits_for_a_place_gets_it_when_it_is_free() -> None:
+async def test_who_waits_for_a_place_gets_it_when_it_is_free(transport: str) -> None:
     said = []
-    async with _open(max_concurrency=1) as (upstreams, simulator), trio.open_nursery() as nursery:
+    async with _open(transport=transport, max_concurrency=1) as (upstreams, simulator), trio.open_nursery() as nursery:
 
         async def call() -> None:
             said.append(await _read(upstreams, "echo-2"))
@@ -211,8 +217,8 @@ async def test_who_waits_for_a_place_gets_it_when_it_is_free() -> None:
         ("slow-10000-20", "upstream_total_s"),
     ],
 )
-async def test_an_upstream_that_is_too_slow_is_left_in_time(model: str, limit: str) -> None:
-    async with _open(max_concurrency=1, limits=Limits(**{limit: 0.3})) as (upstreams, simulator):
+async def test_an_upstream_that_is_too_slow_is_left_in_time(transport: str, model: str, limit: str) -> None:
+    async with _open(transport=transport, max_concurrency=1, limits=Limits(**{limit: 0.3})) as (upstreams, simulator):
         begun_at = trio.current_time()
 
         with pytest.raises(UpstreamTimeout), trio.fail_after(WAIT_S):
@@ -225,23 +231,23 @@ async def test_an_upstream_that_is_too_slow_is_left_in_time(model: str, limit: s
 
 
 @pytest.mark.slow
-async def test_the_times_of_one_upstream_go_before_the_limits() -> None:
+async def test_the_times_of_one_upstream_go_before_the_limits(transport: str) -> None:
     timeouts = UpstreamTimeouts(first_byte_s=0.2)
-    async with _open(timeouts=timeouts) as (upstreams, _):
+    async with _open(transport=transport, timeouts=timeouts) as (upstreams, _):
         with pytest.raises(UpstreamTimeout), trio.fail_after(WAIT_S):
             await _read(upstreams, "hang")
 
 
 @pytest.mark.slow
-async def test_usage_that_does_not_come_is_not_waited_for_long() -> None:
-    async with _open(limits=Limits(upstream_usage_s=0.2)) as (upstreams, _):
+async def test_usage_that_does_not_come_is_not_waited_for_long(transport: str) -> None:
+    async with _open(transport=transport, limits=Limits(upstream_usage_s=0.2)) as (upstreams, _):
         for model in ("echo-3-nousage", "echo-3-nodone", "echo-3-nousage-nodone"):
             with trio.fail_after(WAIT_S):
                 assert await _read(upstreams, model) == expected_text(model)
 
 
-async def test_an_upstream_that_is_not_there_is_unreachable() -> None:
-    async with _open(base_url="http://127.0.0.1:1/v1", max_concurrency=1) as (upstreams, _):
+async def test_an_upstream_that_is_not_there_is_unreachable(transport: str) -> None:
+    async with _open(transport=transport, base_url="http://127.0.0.1:1/v1", max_concurrency=1) as (upstreams, _):
         for _ in range(3):
             with pytest.raises(UpstreamUnreachable) as caught:
                 await _read(upstreams, "echo-1")
@@ -249,8 +255,11 @@ async def test_an_upstream_that_is_not_there_is_unreachable() -> None:
         assert _free_places(upstreams) == 1
 
 
-async def test_the_key_and_the_headers_of_the_configuration_are_sent_and_the_advice_is_kept() -> None:
-    async with _open(api_key="sk-upstream", headers=(("x-team", "blue"),)) as (upstreams, simulator):
+async def test_the_key_and_the_headers_of_the_configuration_are_sent_and_the_advice_is_kept(transport: str) -> None:
+    async with _open(transport=transport, api_key="sk-upstream", headers=(("x-team", "blue"),)) as (
+        upstreams,
+        simulator,
+    ):
         with pytest.raises(UpstreamRejected) as caught:
             await _read(upstreams, "error-429-7")
 

@@ -25,7 +25,7 @@ _HEAD = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
 
 
 @asynccontextmanager
-async def _open(answer: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[Upstreams]:
+async def _open(answer: Callable[[trio.SocketStream], Awaitable[None]], transport: str) -> AsyncIterator[Upstreams]:
     """A client of an upstream that answers the first read of each connection by *answer*, then waits for its end."""
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -41,7 +41,9 @@ async def _open(answer: Callable[[trio.SocketStream], Awaitable[None]]) -> Async
     async with trio.open_nursery() as nursery:
         (listener, *_) = await nursery.start(trio.serve_tcp, serve, 0)
         base_url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/v1"
-        async with open_upstreams([UpstreamConfig(name="raw", base_url=base_url)], LIMITS) as upstreams:
+        async with open_upstreams(
+            [UpstreamConfig(name="raw", base_url=base_url, transport=transport)], LIMITS
+        ) as upstreams:
             yield upstreams
         nursery.cancel_scope.cancel()
 
@@ -61,36 +63,36 @@ async def _refusal(upstreams: Upstreams) -> UpstreamRejected:
     return caught.value
 
 
-async def test_an_error_that_is_whole_is_understood() -> None:
+async def test_an_error_that_is_whole_is_understood(transport: str) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(_HEAD + b"content-length: %d\r\n\r\n" % len(SAID) + SAID)
 
-    async with _open(answer) as upstreams:
+    async with _open(answer, transport) as upstreams:
         assert (await _refusal(upstreams)).rejection == Rejection(reason=RejectionReason.CONTEXT_LENGTH)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", SAID[:20]])
-async def test_a_body_that_does_not_end_is_not_waited_for(sent: bytes) -> None:
+async def test_a_body_that_does_not_end_is_not_waited_for(transport: str, sent: bytes) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(_HEAD + b"content-length: %d\r\n\r\n" % len(SAID) + sent)
 
-    async with _open(answer) as upstreams:
+    async with _open(answer, transport) as upstreams:
         error = await _refusal(upstreams)
 
     assert (error.status, error.rejection) == (400, None)
 
 
-async def test_a_body_that_is_cut_off_costs_only_the_reason() -> None:
+async def test_a_body_that_is_cut_off_costs_only_the_reason(transport: str) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(_HEAD + b"content-length: %d\r\n\r\n" % len(SAID) + SAID[:20])
         await stream.send_eof()
 
-    async with _open(answer) as upstreams:
+    async with _open(answer, transport) as upstreams:
         assert (await _refusal(upstreams)).rejection is None
 
 
-async def test_of_a_body_without_end_only_the_beginning_is_read() -> None:
+async def test_of_a_body_without_end_only_the_beginning_is_read(transport: str) -> None:
     sent = 0
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -100,6 +102,6 @@ async def test_of_a_body_without_end_only_the_beginning_is_read() -> None:
             await stream.send_all(b" " * 65536)
             sent += 65536
 
-    async with _open(answer) as upstreams:
+    async with _open(answer, transport) as upstreams:
         assert (await _refusal(upstreams)).rejection is None
     assert sent < 64 * 1024 * 1024, "the sockets' buffers, and no more"

@@ -32,10 +32,14 @@ from dwctl_trio.protocol.chat_completions import Quirks
 from dwctl_trio.protocol.request_options import EFFORTS
 
 ENVIRONMENT_PREFIX = "DWCTL_"
+WORKERS_MAX = 256
+"""As many cores as the largest machines have."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AUTH_MODES = ("keys", "none")
 _FLEX_ON_DISCONNECT = ("continue", "cancel")
 _HOSTED_TOOLS = ("refuse", "ignore")
+_TRANSPORTS = ("direct", "httpx")
+_HTTP_SERVERS = ("direct", "hypercorn")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _RATE_MAX = 1_000_000_000
 """A minute's worth of anything."""
@@ -51,8 +55,9 @@ def load_config(
     *,
     host: str | None = None,
     port: int | None = None,
+    workers: int | None = None,
 ) -> Config:
-    """The configuration in *path*, or the defaults, with *environment* on top, and *host* and *port* on top of that.
+    """The configuration in *path*, or the defaults, with *environment* on top, and then what is given besides.
 
     Raises:
         ConfigError: The file cannot be read or a value is wrong.
@@ -72,7 +77,8 @@ def load_config(
     except RecursionError as error:
         raise ConfigError(f"{path}: a mapping or list contains itself") from error
     _override(document, environment)
-    document |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    given = {"host": host, "port": port, "workers": workers}
+    document |= {name: value for name, value in given.items() if value is not None}
     config = parse_config(document)
     if path is None:
         return config
@@ -90,6 +96,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         (
             "host",
             "port",
+            "workers",
             "database_url",
             "data_dir",
             "auth",
@@ -99,6 +106,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             "owners",
             "flex_on_disconnect",
             "hosted_tools",
+            "http_server",
             "tracing",
             "limits",
             "log_level",
@@ -111,6 +119,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     config = Config(
         host=top.text("host", "127.0.0.1"),
         port=top.integer("port", 3001, minimum=0, maximum=65535),
+        workers=top.integer("workers", 1, minimum=1, maximum=WORKERS_MAX),
         database_url=_parse_database_url(top),
         data_dir=Path(top.text("data_dir", ".dwctl")),
         auth_mode=auth.choice("mode", "keys", _AUTH_MODES),
@@ -122,6 +131,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         owners=_parse_owners(top.section("owners")),
         flex_on_disconnect=top.choice("flex_on_disconnect", "continue", _FLEX_ON_DISCONNECT),
         hosted_tools=top.choice("hosted_tools", "refuse", _HOSTED_TOOLS),
+        http_server=top.choice("http_server", "direct", _HTTP_SERVERS),
         tracing_endpoint=_parse_tracing(top.section("tracing")),
         log_level=top.choice("log_level", "info", _LOG_LEVELS),
     )
@@ -134,7 +144,7 @@ def _parse_upstreams(section: Section) -> tuple[UpstreamConfig, ...]:
 
 
 def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
-    section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts"))
+    section.refuse_unknown(("base_url", "api_key", "max_concurrency", "quirks", "headers", "timeouts", "transport"))
     base_url = section.text("base_url").strip()
     if not is_base_url(base_url):
         section.fail("base_url", f"expected http://host[:port]/v1 or https://…, but got {show(mask_url(base_url))}")
@@ -152,6 +162,7 @@ def _parse_upstream(name: str, section: Section) -> UpstreamConfig:
         timeouts=UpstreamTimeouts(
             **{field.name: timeouts.seconds(field.name) for field in attrs.fields(UpstreamTimeouts)}
         ),
+        transport=section.choice("transport", "direct", _TRANSPORTS),
     )
 
 

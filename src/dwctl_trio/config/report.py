@@ -15,6 +15,7 @@ def render_config(config: Config) -> str:
     document = {
         "host": config.host,
         "port": config.port,
+        "workers": config.workers,
         "database_url": None if config.database_url is None else mask_url(config.database_url),
         "data_dir": str(config.data_dir),
         "auth": {"mode": config.auth_mode},
@@ -24,6 +25,7 @@ def render_config(config: Config) -> str:
         "owners": {name: attrs.asdict(rates) for name, rates in config.owners},
         "flex_on_disconnect": config.flex_on_disconnect,
         "hosted_tools": config.hosted_tools,
+        "http_server": config.http_server,
         "tracing": {"endpoint": config.tracing_endpoint},
         "log_level": config.log_level,
         "limits": attrs.asdict(config.limits),
@@ -48,6 +50,7 @@ def _render_upstream(upstream: UpstreamConfig) -> dict[str, object]:
         },
         "headers": {name: MASK for name, _ in upstream.headers},
         "timeouts": {name: value for name, value in timeouts.items() if value is not None},
+        "transport": upstream.transport,
     }
 
 

@@ -11,7 +11,10 @@ import attrs
 
 from dwctl_trio.config.section import ConfigError
 from dwctl_trio.config.values import Config
-from dwctl_trio.domain.limits import LIMIT_RULES, LimitRule, Limits
+from dwctl_trio.domain.limits import EMBEDDED_CONNECTIONS, LIMIT_RULES, LimitRule, Limits
+
+_OTHER_CONNECTIONS = 5
+"""Three that PostgreSQL keeps for superusers, one of a command, and one to spare."""
 
 
 def check_whole(config: Config) -> None:
@@ -45,6 +48,22 @@ def find_warnings(config: Config) -> Iterator[str]:
         yield "upstreams: none is defined, so there is nothing to call; add one with its base_url"
     if not config.models:
         yield "models: none is defined, so every request will be a 404; add one, or one named '*' for all names"
+    needed = connections_needed(config)
+    if config.workers > 1 and config.database_url is None and needed > EMBEDDED_CONNECTIONS:
+        yield describe_missing_connections(config, EMBEDDED_CONNECTIONS)
+
+
+def connections_needed(config: Config) -> int:
+    """Connections to PostgreSQL that all workers and one command beside them open at the most."""
+    return config.workers * (config.limits.store_connections + 1) + _OTHER_CONNECTIONS
+
+
+def describe_missing_connections(config: Config, allowed: int) -> str:
+    """What to do where PostgreSQL allows only *allowed* connections and more may be needed."""
+    return (
+        f"workers: {config.workers} workers may open {connections_needed(config)} connections, and PostgreSQL allows "
+        f"{allowed}; lower workers or limits.store_connections, or raise its max_connections"
+    )
 
 
 def _describe_broken(rule: LimitRule, limits: Limits) -> str:

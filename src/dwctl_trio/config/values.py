@@ -47,6 +47,8 @@ class UpstreamConfig:
     """Sent with every call."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     """Where its times differ from ``limits``."""
+    transport: str = "direct"
+    """What carries its calls: ``direct``, HTTP/1.1 on Trio's sockets, or ``httpx``, httpx's own, which costs more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +59,8 @@ class Config:
     """The address to listen on; ``0.0.0.0`` for all."""
     port: int = 3001
     """The original's; 0 takes any free one."""
+    workers: int = 1
+    """Processes of ``serve``, one for each core to be used; 1 needs no supervisor."""
     database_url: str | None = None
     """None: embedded PostgreSQL under ``data_dir``."""
     data_dir: Path = Path(".dwctl")
@@ -79,6 +83,8 @@ class Config:
     """What becomes of a flex response whose client hangs up: ``continue`` or ``cancel``."""
     hosted_tools: str = "refuse"
     """What becomes of a request with tools that OpenAI's servers run: ``refuse`` it, or ``ignore`` the tools."""
+    http_server: str = "direct"
+    """How connections are served: ``direct``, by a short way to Quart's dispatch, or by ``hypercorn`` as it comes."""
     tracing_endpoint: str | None = None
     """The base URL of a collector that takes OTLP over HTTP; ``/v1/traces`` is added. None: no spans."""
     log_level: str = "info"

@@ -4,6 +4,7 @@ Rule: ``fold(events) == assemble(…chain…)`` for every run; what was streamed
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import assert_never
 
 import attrs
@@ -69,20 +70,21 @@ def assemble(opening: Response, chain: Chain, ending: Ending, *, ended_at: int) 
         ending: How it ended.
         ended_at: Unix seconds; used only for a completed response.
     """
-    ended = attrs.evolve(
+    end = partial(
+        attrs.evolve,
         opening,
         output=chain_output([step for step in chain if step.parent_step_id is None]),
         usage=total_usage(step.result.usage for step in chain if isinstance(step.result, ModelTurn)),
     )
     match ending:
         case Completed():
-            return attrs.evolve(ended, status=ResponseStatus.COMPLETED, completed_at=ended_at)
+            return end(status=ResponseStatus.COMPLETED, completed_at=ended_at)
         case Incomplete(reason=reason):
-            return attrs.evolve(ended, status=ResponseStatus.INCOMPLETE, incomplete_reason=reason)
+            return end(status=ResponseStatus.INCOMPLETE, incomplete_reason=reason)
         case Failed(error=error):
-            return attrs.evolve(ended, status=ResponseStatus.FAILED, error=error)
+            return end(status=ResponseStatus.FAILED, error=error)
         case Cancelled():
-            return attrs.evolve(ended, status=ResponseStatus.CANCELLED)
+            return end(status=ResponseStatus.CANCELLED)
         case _ as never:
             assert_never(never)
 
@@ -90,6 +92,11 @@ def assemble(opening: Response, chain: Chain, ending: Ending, *, ended_at: int) 
 def chain_output(chain: Chain) -> tuple[OutputItem, ...]:
     """The items of one loop in order, the calls of server tools with what became of them."""
     return tuple(item for item, _ in chain_items(chain))
+
+
+def output_length(chain: Chain) -> int:
+    """How many items ``chain_output`` has."""
+    return sum(len(step.result.items) for step in chain if isinstance(step.result, ModelTurn))
 
 
 def history_output(chain: Chain) -> tuple[OutputItem, ...]:
@@ -101,7 +108,7 @@ def chain_items(chain: Chain) -> Iterator[tuple[OutputItem, Step | None]]:
     """The items of ``chain_output``, each call of a server tool with the step that it is, if it has one."""
     for place, step in enumerate(chain):
         if isinstance(step.result, ModelTurn):
-            outcomes = _outcomes(chain[place + 1 :])
+            outcomes = _outcomes(chain, place)
             for item in step.result.items:
                 outcome = outcomes.get(item.call_id) if isinstance(item, McpCall) else None
                 yield (end_call(item, outcome) if isinstance(item, McpCall) else item), outcome
@@ -117,32 +124,44 @@ def running_calls(chain: Chain) -> dict[str, tuple[int, McpCall]]:
         return {}
     turn = chain[place].result
     assert isinstance(turn, ModelTurn), "that is how it was found"
-    first = len(chain_output(chain[:place]))
-    following = chain[place + 1 :]
-    outcomes = _outcomes(following)
+    first = output_length(chain) - len(turn.items)
+    outcomes = _outcomes(chain, place)
     return {
         item.call_id: (index, item)
         for index, item in enumerate(turn.items, start=first)
         if isinstance(item, McpCall) and item.status is ItemStatus.IN_PROGRESS
-        and (outcomes[item.call_id].is_open if item.call_id in outcomes else not following)
+        and (outcomes[item.call_id].is_open if item.call_id in outcomes else place == len(chain) - 1)
     }  # fmt: skip
 
 
 def end_call(call: McpCall, step: Step | None) -> McpCall:
     """*call* as it ends when its step is *step*; without one that has come to an end of its own, it is incomplete."""
+    output, error = call.output, call.error
     if step is None or step.is_open or step.state is StepState.CANCELED:
-        return attrs.evolve(call, status=ItemStatus.INCOMPLETE)
-    if step.state is StepState.FAILED:
+        status = ItemStatus.INCOMPLETE
+    elif step.state is StepState.FAILED:
         assert step.error is not None, "a failed step has an error"
-        return attrs.evolve(call, status=ItemStatus.FAILED, error=step.error.message)
-    assert isinstance(step.result, ToolOutput), "a completed tool step has an output"
-    return attrs.evolve(call, status=ItemStatus.COMPLETED, output=step.result.output)
+        status, error = ItemStatus.FAILED, step.error.message
+    else:
+        assert isinstance(step.result, ToolOutput), "a completed tool step has an output"
+        status, output = ItemStatus.COMPLETED, step.result.output
+    # Not evolved, which costs four times as much: all calls of a response are ended anew for each of its turns.
+    return McpCall(
+        id=call.id,
+        status=status,
+        call_id=call.call_id,
+        name=call.name,
+        arguments=call.arguments,
+        output=output,
+        error=error,
+    )
 
 
-def _outcomes(following: Chain) -> dict[str, Step]:
-    """The tool steps up to the next turn, by the call they answer."""
+def _outcomes(chain: Chain, place: int) -> dict[str, Step]:
+    """The tool steps between the turn at *place* and the next, by the call they answer."""
     outcomes: dict[str, Step] = {}
-    for step in following:
+    for at in range(place + 1, len(chain)):
+        step = chain[at]
         if not isinstance(step.descriptor, ToolCall):
             break
         outcomes[step.descriptor.call_id] = step

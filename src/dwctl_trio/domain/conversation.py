@@ -169,7 +169,7 @@ def items_by_id(turn: Turn) -> dict[str, tuple[InputItem, ...]]:
         DwctlError: Another release wrote its input, and this one cannot read it.
     """
     found: dict[str, tuple[InputItem, ...]] = {item.id: () for item in chain_output(turn.steps)}
-    found |= {item.id: (as_input(item),) for item in history_output(turn.steps)}
+    found |= {item.id or "": (item,) for item in answer_of(turn)}
     placed = [attrs.evolve(item, id=_place_id(turn, place, item)) for place, item in enumerate(_input_of(turn))]
     return found | {item.id or "": (item,) for item in (*placed, *_named_input(turn, set()))}
 

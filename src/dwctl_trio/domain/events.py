@@ -13,6 +13,7 @@ import attrs
 
 from dwctl_trio.domain.items import CallKind, ContentPart, OutputItem
 from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.values import hot_value
 
 
 class ContentKind(StrEnum):
@@ -66,7 +67,7 @@ class ContentPartAdded:
     """Still empty."""
 
 
-@attrs.frozen
+@hot_value
 class ContentDelta:
     """More of one part; the bulk of every stream."""
 
@@ -116,7 +117,7 @@ class ContentPartDone:
     part: ContentPart
 
 
-@attrs.frozen
+@hot_value
 class ArgumentsDelta:
     """More of a call's arguments."""
 

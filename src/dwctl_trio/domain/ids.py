@@ -37,8 +37,14 @@ def item_id(prefix: str, maker_id: UUID, position: int) -> str:
 
 def parse_item_id(text: str) -> UUID | None:
     """The step, or the response, that the item *text* belongs to; None where it is not an id of ours."""
+    maker = item_maker(text)
+    return None if maker is None else UUID(maker)
+
+
+def item_maker(text: str) -> str | None:
+    """As ``parse_item_id``, in 32 hexadecimal digits: what items of the same step or response have in common."""
     found = _ITEM_ID.fullmatch(text)
-    return UUID(found[1]) if found else None
+    return found[1] if found else None
 
 
 def synthetic_call_id(step_id: UUID, position: int) -> str:

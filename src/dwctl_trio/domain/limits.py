@@ -15,6 +15,9 @@ _Number = TypeVar("_Number", int, float)
 _CENTURY_S = 36525 * 86400.0
 """How "for ever" is said."""
 
+EMBEDDED_CONNECTIONS = 100
+"""That the embedded PostgreSQL takes: eight processes with a full pool each; one that is not open costs nothing."""
+
 
 def _bounded(default: _Number, *, minimum: _Number, maximum: _Number) -> _Number:
     """A field whose configured value must lie in ``[minimum, maximum]``; its type is the default's."""
@@ -155,7 +158,9 @@ class Limits:
     upstream_total_s: float = _bounded(3600.0, minimum=0.1, maximum=86400.0)
     """For the whole call, the original's flex deadline."""
     upstream_idle_connections: int = _bounded(20, minimum=0, maximum=1000)
-    """Connections kept open to one upstream; each request scans them all, which costs more than a few save."""
+    """Connections kept open to one upstream; httpx's own transport scans them all with each request."""
+    upstream_idle_s: float = _bounded(5.0, minimum=0.0, maximum=3600.0)
+    """For one of them to be kept; servers close theirs after 5 s or more, as a rule."""
     upstream_wait_s: float = _bounded(10.0, minimum=0.0, maximum=600.0)
     """For a place at an upstream with ``max_concurrency`` calls under way; then 429."""
     upstream_event_bytes: int = _bounded(1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024)
@@ -265,6 +270,22 @@ class Limits:
     """Live streams may go on for this long after SIGTERM before they get a terminal event."""
     tracing_flush_s: float = _bounded(2.0, minimum=0.0, maximum=30.0)
     """For the last spans when the process ends: a collector in reach takes milliseconds, one that is gone all of it."""
+    worker_start_s: float = _bounded(60.0, minimum=1.0, maximum=3600.0)
+    """For one of several ``workers`` to listen; it takes a second, and then counts as one that ended."""
+    worker_restart_s: float = _bounded(0.1, minimum=0.01, maximum=60.0)
+    """Before a worker that ended is started again; doubled for each further end in a row."""
+    worker_restart_cap_s: float = _bounded(30.0, minimum=0.01, maximum=3600.0)
+    """The longest of these pauses: the others serve meanwhile."""
+    worker_restarts: int = _bounded(5, minimum=0, maximum=1_000_000)
+    """Restarts of one worker in a row; after them the whole server gives up, unless another worker serves."""
+    worker_steady_s: float = _bounded(60.0, minimum=0.1, maximum=86400.0)
+    """A worker that has listened for so long does not count as one that keeps ending."""
+    worker_kill_s: float = _bounded(10.0, minimum=0.1, maximum=600.0)
+    """A worker that has not ended so long after all that its end may take is killed: it hangs."""
+    worker_metrics_s: float = _bounded(1.0, minimum=0.05, maximum=30.0)
+    """For a worker's metrics on their way to the one that is scraped; Prometheus itself waits for 10 s."""
+    worker_metrics_bytes: int = _bounded(64 * 1024 * 1024, minimum=1024, maximum=1024 * 1024 * 1024)
+    """Of them; a hundred models are less than 1 MB."""
     ready_check_s: float = _bounded(1.0, minimum=0.05, maximum=30.0)
     """For the database's answer to ``/readyz``."""
     key_cache_s: float = _bounded(4.0, minimum=0.0, maximum=5.0)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from dwctl_trio.domain.assembly import chain_items, chain_output
+from dwctl_trio.domain.assembly import chain_items, output_length
 from dwctl_trio.domain.items import ItemStatus, McpCall, OutputItem
 from dwctl_trio.domain.response import ErrorCode, ErrorType, ResponseError
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepState, ToolOutput
@@ -67,7 +67,7 @@ def recover_chain(steps: Chain, told: Told, catalog: ToolCatalog) -> tuple[Step,
 
 def _abandon_turn(step: Step, chain: Chain, heard: tuple[ToldItem, ...]) -> Step:
     """The open model call *step* of the loop *chain*, of whose output *heard* was told, as it ends."""
-    items = tuple(_close(told) for told in heard[len(chain_output(chain)) :])  # the rest is of the turns before
+    items = tuple(_close(told) for told in heard[output_length(chain) :])  # the rest is of the turns before
     turn = ModelTurn(items=items, finish_reason=None, usage=None) if items else None
     return attrs.evolve(step, state=StepState.FAILED, error=ABANDONED_TURN, result=turn)
 

@@ -7,8 +7,6 @@ Rule 2: the grammar holds, and it folds to the chain's output; only where one de
 from collections.abc import Sequence
 from typing import assert_never
 
-import attrs
-
 from dwctl_trio.domain.assembly import chain_items, running_calls
 from dwctl_trio.domain.events import (
     AnnotationAdded,
@@ -97,10 +95,13 @@ def _missing(events: list[ItemEvent], told: ToldItem | None) -> list[ItemEvent |
 def _rest_of(event: ContentDelta | ArgumentsDelta, told: ToldItem) -> ContentDelta | ArgumentsDelta:
     """*event*, all of a part or of the arguments, without what was *told* of it."""
     assert event.delta.startswith(told.text), "what was told is the beginning of what is stored"
-    rest = attrs.evolve(event, delta=event.delta[len(told.text) :])
-    if isinstance(rest, ContentDelta) and rest.logprobs and told.last_text is not None:
-        return attrs.evolve(rest, logprobs=rest.logprobs[len(told.last_text.logprobs) :])
-    return rest
+    text = event.delta[len(told.text) :]
+    if isinstance(event, ArgumentsDelta):
+        return ArgumentsDelta(event.kind, event.output_index, event.item_id, text)
+    logprobs = event.logprobs
+    if logprobs and told.last_text is not None:
+        logprobs = logprobs[len(told.last_text.logprobs) :]
+    return ContentDelta(event.kind, event.output_index, event.item_id, event.content_index, text, logprobs)
 
 
 def _retell_agent(item_id: str, step: Step, agents: Chain, told: Told) -> list[SubAgentEvent]:

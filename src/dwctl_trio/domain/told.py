@@ -133,11 +133,15 @@ class _Item:
         return ToldItem(item=item, events=self._events, text="".join(self._pieces))
 
     def _folded(self) -> OutputItem | None:
-        item, delta = self._item, "".join(self._pieces)
-        if isinstance(self._delta, ContentDelta):
-            item = fold_item(item, attrs.evolve(self._delta, delta=delta, logprobs=tuple(self._logprobs)))
-        elif self._delta is not None:
-            item = fold_item(item, attrs.evolve(self._delta, delta=delta))
+        item, text = self._item, "".join(self._pieces)
+        match self._delta:
+            case ContentDelta(kind, index, item_id, content_index):
+                whole = ContentDelta(kind, index, item_id, content_index, text, tuple(self._logprobs))
+                item = fold_item(item, whole)
+            case ArgumentsDelta(call_kind, index, item_id):
+                item = fold_item(item, ArgumentsDelta(call_kind, index, item_id, text))
+            case None:
+                pass
         for annotation in self._annotations:
             item = fold_item(item, annotation)
         return item

@@ -6,6 +6,7 @@ Rule 3: bounds are checked after the decision, so that giving the answer is alwa
 Rule 4: cut the chain anywhere and continue: the same end.
 """
 
+from itertools import takewhile
 from typing import TypeAlias
 
 import attrs
@@ -27,7 +28,6 @@ from dwctl_trio.domain.response import (
 from dwctl_trio.domain.steps import Chain, ModelCall, Step, StepDescriptor, StepState, ToolCall
 from dwctl_trio.domain.tools import ALL_SERVER_TOOLS, ChoiceMode, OfferedTool, ToolChoice, allowed_tools
 from dwctl_trio.domain.turn import FinishReason, ModelTurn
-from dwctl_trio.domain.usage import total_usage
 
 
 @attrs.frozen
@@ -83,7 +83,7 @@ def next_action(chain: Chain, *, request: ResponseRequest, limits: Limits, tree:
     if turn.finish_reason is FinishReason.CONTENT_FILTER:
         return Finish(Incomplete(reason=IncompleteReason.CONTENT_FILTER))
     ours = [item for item in turn.items if isinstance(item, McpCall) and item.status is ItemStatus.IN_PROGRESS]
-    answered = _answered_calls(chain, after=last_turn)
+    answered = _answered_calls(chain)
     unanswered = tuple(
         ToolCall(call_id=call.call_id, name=call.name, arguments=call.arguments)
         for call in ours
@@ -145,12 +145,14 @@ def callable_tools(
 
 def _choice_after(chain: Chain, tools: tuple[OfferedTool, ...], choice: ToolChoice) -> ToolChoice:
     """What is left of *choice* after *chain*: a call of another tool does not meet the demand for one."""
+    if choice.mode is not ChoiceMode.REQUIRED:
+        return choice
     called = {step.descriptor.name for step in chain if isinstance(step.descriptor, ToolCall)}
     if choice.name == ALL_SERVER_TOOLS:
         called &= {tool.name for tool in tools if tool.kind is CallKind.SERVER}
     elif choice.name is not None:
         called &= {choice.name}
-    if choice.mode is ChoiceMode.REQUIRED and called:
+    if called:
         return attrs.evolve(choice, mode=ChoiceMode.AUTO, name=None)
     if choice.name == ALL_SERVER_TOOLS:
         return ToolChoice(mode=ChoiceMode.REQUIRED, allowed=(ALL_SERVER_TOOLS,))
@@ -173,8 +175,8 @@ def output_tokens_left(tree: Chain, request: ResponseRequest) -> int | None:
     """How many more tokens the models may generate in the response, as far as is known; None: unbounded."""
     if request.max_output_tokens is None:
         return None
-    used = total_usage(step.result.usage for step in tree if isinstance(step.result, ModelTurn))
-    return max(0, request.max_output_tokens - (used.output_tokens if used else 0))
+    usages = (step.result.usage for step in tree if isinstance(step.result, ModelTurn))
+    return max(0, request.max_output_tokens - sum(usage.output_tokens for usage in usages if usage))
 
 
 def is_superseded(step: Step) -> bool:
@@ -207,10 +209,7 @@ def _last_model_step(chain: Chain) -> Step | None:
     return next((step for step in reversed(chain) if isinstance(step.descriptor, ModelCall)), None)
 
 
-def _answered_calls(chain: Chain, *, after: Step) -> frozenset[str]:
-    """Call ids with a tool step; a failed one is an answer too, for the model reads the failure."""
-    return frozenset(
-        step.descriptor.call_id
-        for step in chain
-        if isinstance(step.descriptor, ToolCall) and step.sequence > after.sequence
-    )
+def _answered_calls(chain: Chain) -> frozenset[str]:
+    """Call ids with a tool step since the last turn; a failed one is an answer too: the model reads the failure."""
+    since = takewhile(lambda step: not isinstance(step.descriptor, ModelCall), reversed(chain))
+    return frozenset(step.descriptor.call_id for step in since if isinstance(step.descriptor, ToolCall))

@@ -10,6 +10,7 @@ import attrs
 
 from dwctl_trio.domain.items import OutputItem
 from dwctl_trio.domain.usage import Usage
+from dwctl_trio.domain.values import hot_value
 
 
 class FinishReason(StrEnum):
@@ -21,7 +22,7 @@ class FinishReason(StrEnum):
     TOOL_CALLS = "tool_calls"
 
 
-@attrs.frozen
+@hot_value
 class TextFragment:
     """More of the visible text; never empty."""
 
@@ -38,14 +39,14 @@ class AnnotationFragment:
     """As ``TextPart`` has it."""
 
 
-@attrs.frozen
+@hot_value
 class RefusalFragment:
     """More of a refusal; never empty."""
 
     text: str
 
 
-@attrs.frozen
+@hot_value
 class ReasoningFragment:
     """More of the reasoning; never empty."""
 

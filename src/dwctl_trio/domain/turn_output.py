@@ -180,9 +180,9 @@ class TurnOutput:
 
     def feed(self, fragment: ContentFragment) -> list[ItemEvent]:
         """The events that *fragment* causes, in order; none for no arguments of a known call, or for what must wait."""
-        if isinstance(fragment, TextFragment):  # the bulk of every turn
-            return self._feed_message(_TEXT, fragment.text, fragment.logprobs)
         match fragment:
+            case TextFragment():
+                return self.feed_text(fragment)
             case ReasoningFragment(text):
                 return self._feed_reasoning(text)
             case RefusalFragment(text):
@@ -193,6 +193,16 @@ class TurnOutput:
                 return self._feed_annotation(annotation)
             case _ as never:
                 assert_never(never)
+
+    def feed_text(self, fragment: TextFragment) -> list[ItemEvent]:
+        """As ``feed``, of the bulk of every turn."""
+        message, text, logprobs = self._message, fragment.text, fragment.logprobs
+        if message is None or message.kind is not _TEXT or self._reasoning is not None:
+            return self._feed_message(_TEXT, text, logprobs)
+        message.deltas.append(text)
+        if logprobs:
+            message.logprobs += logprobs
+        return [ContentDelta(_TEXT, message.output_index, message.id, len(message.parts), text, logprobs)]
 
     def close(self, finish_reason: FinishReason | None) -> list[ItemEvent]:
         """Close what is open: as ``completed`` if the model stopped by itself, else as ``incomplete``.
@@ -222,13 +232,8 @@ class TurnOutput:
         )
 
     def _feed_message(self, kind: ContentKind, text: str, logprobs: tuple[bytes, ...] = ()) -> list[ItemEvent]:
-        message = self._message
-        if message is not None and message.kind is kind and self._reasoning is None:  # the hot path
-            message.deltas.append(text)
-            if logprobs:
-                message.logprobs += logprobs
-            return [ContentDelta(kind, message.output_index, message.id, len(message.parts), text, logprobs)]
         events = self._close_reasoning()
+        message = self._message
         if message is None:
             message = self._message = self._open_content("msg", is_reasoning=False)
             opened = Message(id=message.id, status=ItemStatus.IN_PROGRESS)

@@ -81,7 +81,7 @@ async def open_chat_call(
     traced = TracedCall(
         model=asked.route.model,
         upstream=asked.route.upstream,
-        response_id=response_id_text(response_id),
+        response_id=response_id,
         operation=_OPERATIONS[asked.request.surface],
     )
     with tracing_call(services, call, traced, asked.trace) as trace:

@@ -4,21 +4,24 @@ Rule 1: what is numbered is logged, and goes to the consumer in the same order, 
 not be handed over goes with the next batch, so that a consumer who is still there misses nothing.
 Rule 2: a batch is all that one upstream read produced, in one buffer.
 Rule 3: several tasks may emit; one sends at a time, and the others wait with it for the consumer.
-Rule 4: the terminal event is prepared before it is durable and sent after.
-Rule 5: the log holds what is not known to be stored. Of a warm response that is all, of a queued one the end of it.
+Rule 4: it waits for a consumer that is behind and for nothing else, and is no checkpoint otherwise: who emits in a loop
+reads from the upstream in it, which is one.
+Rule 5: the terminal event is prepared before it is durable and sent after.
+Rule 6: the log holds what is not known to be stored. Of a warm response that is all, of a queued one the end of it.
 """
 
 from collections.abc import Sequence
 
-import attrs
 import trio
 
 from dwctl_trio.domain.events import Event
+from dwctl_trio.domain.response import Response
+from dwctl_trio.domain.values import hot_value
 from dwctl_trio.ports import EventSegment, EventSink
 from dwctl_trio.protocol.event_stream import EventEncoder
 
 
-@attrs.frozen(kw_only=True)
+@hot_value
 class PreparedEvents:
     """Numbered and encoded, not yet in the log and not yet sent."""
 
@@ -39,7 +42,7 @@ class Emitter:
         self._sink = sink
         self._encoder = EventEncoder()
         self._log: list[bytes] | None = []
-        self._log_bytes_left = log_bytes_max
+        self._log_bytes_max = log_bytes_max
         self._log_begins = self._next_number = first_number
         self.logged_bytes = 0
         """Of all frames numbered here, stored or not."""
@@ -50,37 +53,34 @@ class Emitter:
         """Numbered, but not handed over yet: what was noted, or whose sending was cancelled."""
 
     async def emit(self, events: Sequence[Event]) -> None:
-        """Number, log and send *events*.
+        """Number, log and send *events*; a checkpoint only while the consumer is behind.
 
         Cancellation: the events are numbered and logged; if the consumer did not get them, the next send brings them.
 
         Raises:
             trio.BrokenResourceError: The consumer has left.
         """
-        await self.send(self.prepare(events))
+        self._append(self._encoder.encode(self._next_number, events), len(events))
+        if not self._hand_over_nowait():
+            await self._hand_over()
 
     def note(self, events: Sequence[Event]) -> None:
         """Number and log *events* without waiting for the consumer; the next send brings them."""
-        self._append(self.prepare(events))
+        self._append(self._encoder.encode(self._next_number, events), len(events))
 
     def prepare(self, events: Sequence[Event]) -> PreparedEvents:
         """Encode *events* with the next numbers without using these up."""
         return PreparedEvents(frames=self._encoder.encode(self._next_number, events), count=len(events))
 
+    def encode_response(self, response: Response) -> bytes:
+        """*response* as JSON text, as its events show it."""
+        return self._encoder.encode_response(response)
+
     async def send(self, prepared: PreparedEvents) -> None:
         """Log and send what was prepared last; see ``emit``."""
-        self._append(prepared)
-        try:
-            self._sending.acquire_nowait()  # without a checkpoint, where nobody else sends
-        except trio.WouldBlock:
-            await self._sending.acquire()
-        try:
-            if self._unsent:  # else another task's sending has brought them
-                count = len(self._unsent)
-                await self._sink.send(b"".join(self._unsent))
-                del self._unsent[:count]
-        finally:
-            self._sending.release()
+        self._append(prepared.frames, prepared.count)
+        if not self._hand_over_nowait():
+            await self._hand_over()
 
     def take_segment(self) -> EventSegment | None:
         """All that is in the log, to be stored, or once more what was taken and not confirmed; None if it is empty."""
@@ -106,16 +106,34 @@ class Emitter:
 
     def _cut_log(self, frames: bytes, count: int) -> EventSegment | None:
         last = self._next_number + count - 1
-        if self._log is None or len(frames) > self._log_bytes_left or last < self._log_begins:
+        if self._log is None or self.logged_bytes + len(frames) > self._log_bytes_max or last < self._log_begins:
             return None
         return EventSegment(first_sequence=self._log_begins, last_sequence=last, frames=b"".join([*self._log, frames]))
 
-    def _append(self, prepared: PreparedEvents) -> None:
-        self._unsent.append(prepared.frames)
-        self.logged_bytes += len(prepared.frames)
-        self._log_bytes_left -= len(prepared.frames)
-        if self._log_bytes_left < 0:
-            self._log = None
+    def _append(self, frames: bytes, count: int) -> None:
+        """Take numbered events into the log, and for what is to be handed over."""
+        self._unsent.append(frames)
+        self._next_number += count
+        self.logged_bytes += len(frames)
         if self._log is not None:
-            self._log.append(prepared.frames)
-        self._next_number += prepared.count
+            self._log.append(frames)
+            if self.logged_bytes > self._log_bytes_max:
+                self._log = None
+
+    def _hand_over_nowait(self) -> bool:
+        """Give the consumer all it has not got yet; False if it must be waited for, or others wait for it."""
+        if self._sending.locked():
+            return False
+        try:
+            self._sink.send_nowait(b"".join(self._unsent))
+        except trio.WouldBlock:
+            return False
+        self._unsent.clear()
+        return True
+
+    async def _hand_over(self) -> None:
+        async with self._sending:
+            if self._unsent:  # else another task's sending has brought them
+                count = len(self._unsent)
+                await self._sink.send(b"".join(self._unsent))
+                del self._unsent[:count]

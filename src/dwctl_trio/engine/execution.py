@@ -12,15 +12,14 @@ from contextlib import nullcontext
 
 import trio
 
-from dwctl_trio.domain.assembly import chain_output, end_call, history_output
+from dwctl_trio.domain.assembly import end_call, history_output, output_length
 from dwctl_trio.domain.errors import LimitExceeded, UpstreamError, UpstreamRejected
 from dwctl_trio.domain.events import ItemEvent, SubAgentEvent
 from dwctl_trio.domain.failures import describe_failure
-from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.response import ErrorType, ResponseError
 from dwctl_trio.domain.steps import Step, StepState, ToolCall
 from dwctl_trio.domain.transitions import plan_turn
-from dwctl_trio.domain.turn import Fragment, TurnFinished, UsageReported
+from dwctl_trio.domain.turn import Fragment, TextFragment, TurnFinished, UsageReported
 from dwctl_trio.domain.turn_output import close_call
 from dwctl_trio.engine.model_step import ModelStep
 from dwctl_trio.engine.progress import settle
@@ -42,7 +41,7 @@ async def execute_model_call(services: Services, scope: Scope, loop: AgentLoop, 
     plan = plan_turn(
         chain, tools=loop.tools, choice=loop.request.tool_choice, request=scope.new.request, tree=scope.tree
     )
-    first = len(chain_output(chain))
+    first = output_length(chain)
     current = loop.model_step = loop.make_model_step(step, first_output_index=first, plan=plan)
     span = _start_span(services, scope, loop)
     call = UpstreamCall(
@@ -95,7 +94,8 @@ async def _stream_turn(
             await scope.wait_opened()
             scope.head.set()
             async for fragments in stream:
-                scope.note_token(current)
+                if current.first_token_at is None:
+                    scope.note_token(current)
                 events = apply_fragments(current, fragments)
                 if events:
                     await tell(scope, loop, events)
@@ -126,9 +126,7 @@ async def tell(scope: Scope, loop: AgentLoop, events: Sequence[ItemEvent]) -> No
 
 def _start_span(services: Services, scope: Scope, loop: AgentLoop) -> CallSpan:
     new = scope.new
-    traced = TracedCall(
-        model=loop.request.model, upstream=loop.route.upstream, response_id=response_id_text(new.response_id)
-    )
+    traced = TracedCall(model=loop.request.model, upstream=loop.route.upstream, response_id=new.response_id)
     return services.tracing.start_call(traced, new.trace)
 
 
@@ -146,13 +144,17 @@ def traced_error(error: BaseException) -> str:
 def apply_fragments(current: ModelStep, fragments: Sequence[Fragment]) -> list[ItemEvent]:
     """Add what one read brought to the step; return the events of it in order."""
     events: list[ItemEvent] = []
+    output = current.output
     for fragment in fragments:
+        if isinstance(fragment, TextFragment):  # the bulk
+            events += output.feed_text(fragment)
+            continue
         match fragment:
             case TurnFinished(reason):
-                events += current.output.close(reason)
+                events += output.close(reason)
                 current.finish_reason = reason
             case UsageReported(usage):
                 current.usage = usage
             case _:
-                events += current.output.feed(fragment)
+                events += output.feed(fragment)
     return events

@@ -11,7 +11,7 @@ from contextlib import suppress
 import attrs
 import trio
 
-from dwctl_trio.domain.assembly import assemble, chain_output, terminal_event
+from dwctl_trio.domain.assembly import assemble, chain_output, output_length, terminal_event
 from dwctl_trio.domain.errors import LeaseLost, StoreError, StoreUnavailable
 from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.items import McpCall
@@ -34,7 +34,6 @@ from dwctl_trio.engine.state import Scope, Services
 from dwctl_trio.observability.log import get_logger
 from dwctl_trio.observability.metrics import EndedResponse, GivenUp
 from dwctl_trio.ports import EndedStep, FinishedResponse
-from dwctl_trio.protocol.response_object import encode_response
 
 _log = get_logger(__name__)
 
@@ -55,8 +54,9 @@ async def finalize(services: Services, scope: Scope, ending: Ending) -> Response
 
     Cancellation: the terminal write is shielded; the telling is not.
     """
-    with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
-        await scope.opened.wait()
+    if not scope.opened.is_set():
+        with trio.move_on_after(services.limits.store_wait_s + services.limits.store_call_s + _GRACE_S, shield=True):
+            await scope.opened.wait()
     if isinstance(ending, Failed):
         scope.note_failure(ending)
     _end_output(scope, ending)
@@ -95,7 +95,7 @@ def _end_output(scope: Scope, ending: Ending) -> None:
     chain = scope.chain_of(top)
     begun = next((step for step in chain if step.is_open and isinstance(step.descriptor, ModelCall)), None)
     if top.model_step is None and begun is not None:  # it was opened, and no more
-        top.model_step = top.make_model_step(begun, first_output_index=len(chain_output(chain)))
+        top.model_step = top.make_model_step(begun, first_output_index=output_length(chain))
     is_in_turn = top.model_step is not None and scope.steps[top.model_step.step.id].is_open
     if top.model_step is not None and is_in_turn:
         scope.emitter.note(top.model_step.close_output())
@@ -118,7 +118,7 @@ def _finished(scope: Scope, ending: Ending, response: Response, prepared: Prepar
         epoch=scope.epoch,
         state=state,
         response_status=_response_status(scope, ending, response),
-        body=encode_response(response),
+        body=scope.emitter.encode_response(response),
         error=response.error,
         ended=scope.ended_steps(),
         segments=scope.emitter.unstored(prepared),
@@ -158,27 +158,25 @@ async def write_ending(
 
     Cancellation: shielded and bounded.
     """
-    response_id = response_id_text(finished.row.response_id)
+    response_id = finished.row.response_id
 
     async def finish() -> None:  # the times of the calls count back from the write
         await services.store.finish_response(attrs.evolve(finished, ended=ended_steps()))
 
     with trio.move_on_after(services.limits.terminal_write_s, shield=True):
         try:
-            await write_until_taken(
-                services, finished.row.response_id, finish, services.metrics.terminal_write_failures
-            )
+            await write_until_taken(services, response_id, finish, services.metrics.terminal_write_failures)
         except StoreError as error:  # the lease is lost, or PostgreSQL will never take it
-            _log.error("terminal_write_refused", response_id=response_id, reason=str(error))
+            _log.error("terminal_write_refused", response_id=response_id_text(response_id), reason=str(error))
             is_lost = isinstance(error, LeaseLost)
             services.metrics.note_given_up(GivenUp.LEASE_LOST if is_lost else GivenUp.REFUSED)
             return False
         except Exception:  # noqa: BLE001 - supervision boundary: the terminal write, for the client is still to be told
-            _log.exception("terminal_write_refused", response_id=response_id)
+            _log.exception("terminal_write_refused", response_id=response_id_text(response_id))
             services.metrics.note_given_up(GivenUp.REFUSED)
             return False
         return True
-    _log.error("terminal_write_given_up", response_id=response_id)
+    _log.error("terminal_write_given_up", response_id=response_id_text(response_id))
     services.metrics.note_given_up(GivenUp.TIMEOUT)
     return False
 

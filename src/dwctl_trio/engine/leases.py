@@ -42,7 +42,7 @@ class Attempt:
     stopped_by: DwctlError | None = None
     over: trio.Event = attrs.field(factory=trio.Event)
     """Set when this process will write nothing more of it."""
-    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _scope: trio.CancelScope | None = None
 
     @contextmanager
     def work(self, deadline: float = math.inf) -> Iterator[None]:
@@ -51,20 +51,23 @@ class Attempt:
         Raises:
             DwctlError: The reason it was stopped for.
         """
-        self._scope.deadline = deadline
+        scope = self._scope = trio.CancelScope(deadline=deadline)
+        if self.stopped_by is not None:
+            scope.cancel()
         try:
-            with self._scope:
+            with scope:
                 yield
         finally:
             self.working = False
-        if self._scope.cancelled_caught:
+        if scope.cancelled_caught:
             raise self.stopped_by or DeadlineExceeded("The response took longer than a response may on this server.")
 
     def stop(self, reason: DwctlError) -> None:
         """Cancel the work; the first reason stays."""
         if self.stopped_by is None:
             self.stopped_by = reason
-        self._scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class LiveResponses:

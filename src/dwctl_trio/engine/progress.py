@@ -39,7 +39,11 @@ async def settle(
     Raises:
         StoreError: It could not be made durable.
     """
-    async with scope.writing:
+    try:
+        scope.writing.acquire_nowait()  # without a checkpoint, where nobody else settles
+    except trio.WouldBlock:
+        await scope.writing.acquire()
+    try:
         if ended is not None:
             scope.end_step(ended, call)
             if call is not None:
@@ -47,6 +51,8 @@ async def settle(
         opened = () if open_steps(scope, loop) else _decide(services, scope, loop)
         if loop.ending is None:
             await _write(services, scope, opened)
+    finally:
+        scope.writing.release()
 
 
 async def begin(services: Services, scope: Scope) -> None:

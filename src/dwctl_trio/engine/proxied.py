@@ -85,7 +85,7 @@ async def stream_chat(services: Services, new: NewChat, nursery: trio.Nursery) -
         await send_frames.send(b"".join([encode_frame(None, chunk) for chunk in chunks]))
 
     async def run_and_close() -> None:
-        async with send_frames:
+        with send_frames:
             await run_call(services, proxied, partial(_hand_over, services, proxied, new, take))
             if proxied.failure is not None and proxied.failure is not CANCELLED:
                 with suppress(trio.BrokenResourceError):  # nobody is there to be told
@@ -94,7 +94,8 @@ async def stream_chat(services: Services, new: NewChat, nursery: trio.Nursery) -
     nursery.start_soon(run_and_close, name="run_call")
     with trio.move_on_after(services.limits.head_hold_s):
         await proxied.head.wait()
-    await proxied.opened.wait()
+    if not proxied.opened.is_set():
+        await proxied.opened.wait()
     if proxied.refusal is not None:
         receive_frames.close()
         raise proxied.refusal

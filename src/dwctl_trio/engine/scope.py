@@ -64,14 +64,15 @@ async def run_inline_streaming(
     scope = Scope(new, ChannelSink(send_frames), services.limits)
 
     async def run_and_close() -> None:
-        async with send_frames:
+        with send_frames:
             await run_scope(services, scope)
 
     nursery.start_soon(open_scope, services, scope, name="open_scope")
     nursery.start_soon(run_and_close, name="run_scope")
     with trio.move_on_after(services.limits.head_hold_s):
         await scope.head.wait()
-    await scope.opened.wait()
+    if not scope.opened.is_set():
+        await scope.opened.wait()
     if scope.opening is None:
         await scope.head.wait()  # the row could not be opened: the scope is about to say so
     if scope.refusal is not None:

@@ -8,6 +8,7 @@ Rule 3: a segment whose commit answer was lost is written again, the same, befor
 Rule 4: the run waits while too much is not yet stored; a database that is gone stops it, and loses nothing.
 """
 
+from contextlib import suppress
 from typing import NoReturn, Protocol
 from uuid import UUID
 
@@ -66,22 +67,30 @@ class SegmentWriter:
         self._ready = trio.Event()
         self._stored = trio.Event()
 
-    async def send(self, frames: bytes) -> None:  # noqa: ARG002 - the port's signature
-        """Have *frames*, which are in the log, stored with the next write; waits while too many are not.
+    def send_nowait(self, frames: bytes) -> None:  # noqa: ARG002 - the port's signature
+        """Have *frames*, which are in the log, stored with the next write.
 
         Another task's sending may have had them stored already: the log alone knows.
 
         Raises:
+            trio.WouldBlock: Too many are not stored yet.
             DwctlError: The response has more events than are kept of one.
         """
         self._ready.set()
-        while self._log is None:  # the writer is about to begin
-            await trio.lowlevel.checkpoint()
-        while self._log.unstored_bytes > self._services.limits.segment_bytes:
-            await self._stored.wait()
+        if self._log is None or self._log.unstored_bytes > self._services.limits.segment_bytes:
+            raise trio.WouldBlock
         if self._log.logged_bytes > self._bytes_max:
             raise DwctlError("The response has more events than this server keeps of one. Ask for less at once.")
-        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def send(self, frames: bytes) -> None:
+        """The same, waiting while too many are not stored yet."""
+        while True:
+            with suppress(trio.WouldBlock):
+                return self.send_nowait(frames)
+            if self._log is None:  # the writer is about to begin
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._stored.wait()
 
     async def run(self, log: EventLog) -> NoReturn:
         """Write what comes up in *log*, until the response is no longer ours to write.

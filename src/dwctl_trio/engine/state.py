@@ -249,12 +249,13 @@ class Scope:
             self.failure = Failure(error=failed.error, http_status=_DECIDED_STATUS)
 
     async def wait_opened(self) -> None:
-        """Return when the row is durable and ``response.created`` is on its way.
+        """Return when the row is durable and ``response.created`` is on its way; no checkpoint where it is already.
 
         Raises:
             StoreUnavailable: The row could not be opened.
         """
-        await self.opened.wait()
+        if not self.opened.is_set():
+            await self.opened.wait()
         if self.opening is None:
             raise StoreUnavailable("the response's row could not be opened")
 

@@ -9,7 +9,6 @@ from functools import partial
 import attrs
 
 from dwctl_trio.domain.errors import UpstreamError, UpstreamRejected
-from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.rejections import OUTPUT_LIMITS
 from dwctl_trio.domain.request import ServiceTier
 from dwctl_trio.domain.transitions import plan_turn
@@ -59,9 +58,7 @@ async def _count(services: Services, counting: ProxiedCall, new: NewResponse) ->
     call = counting.call
     request = attrs.evolve(new.request, input=(*new.history, *new.request.input))
     plan = plan_turn([], tools=new.tools, choice=request.tool_choice, request=request, tree=[])
-    traced = TracedCall(
-        model=new.route.model, upstream=new.route.upstream, response_id=response_id_text(new.response_id)
-    )
+    traced = TracedCall(model=new.route.model, upstream=new.route.upstream, response_id=new.response_id)
     with tracing_call(services, call, traced, new.trace) as trace:
         asked = UpstreamCall(
             route=new.route, request=request, output=(), plan=plan, step_id=new.first_step_id, trace=trace

@@ -26,6 +26,7 @@ from dwctl_trio.http.authentication import Authenticator, Caller
 from dwctl_trio.http.body_budget import BudgetedBody
 from dwctl_trio.http.connection import at_request_end
 from dwctl_trio.http.watchers import Watchers
+from dwctl_trio.observability.worker_metrics import WorkersPage
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.absent_endpoints import why_absent
 from dwctl_trio.protocol.error_body import HttpError, error_body, failure_error, http_error
@@ -47,6 +48,8 @@ class Api:
     admission: Admission
     stopping: bool = False
     """Set when no new work is taken."""
+    all_workers: WorkersPage | None = None
+    """What a scrape gets where this process is one of several; None where it is the only one."""
     watchers: Watchers = attrs.field(factory=Watchers, init=False)
     """Requests that wait for what others work on."""
     _reading: set[trio.CancelScope] = attrs.field(factory=set, init=False)
@@ -87,19 +90,23 @@ class Api:
             raise InvalidRequest(
                 "Unsupported content encoding: send the body as it is.", code="unsupported_media_type", status=415
             )
-        assert isinstance(request.body, BudgetedBody), "the application's own"
-        limits = self.services.limits
+        body, limits = request.body, self.services.limits
+        assert isinstance(body, BudgetedBody), "the application's own"
+        if not body.is_settled:
+            await self._wait_body(body)
+        return json.decode_strict(body.take(), depth_max=limits.request_depth, brackets_max=limits.request_brackets)
+
+    async def _wait_body(self, body: BudgetedBody) -> None:
         with trio.CancelScope() as reading:
             self._reading.add(reading)
             try:
-                body = await request.body.take(limits.request_body_s)
+                await body.wait_settled(self.services.limits.request_body_s)
             except trio.TooSlowError:
                 raise RequestTimeout from None
             finally:
                 self._reading.discard(reading)
         if reading.cancelled_caught:
             raise ServerStopping("the request's body did not arrive before the server's end")
-        return json.decode_strict(body, depth_max=limits.request_depth, brackets_max=limits.request_brackets)
 
     def hold(self, size: int) -> None:
         """Count *size* bytes that were read for the current request as if they had come with it.

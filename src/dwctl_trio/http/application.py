@@ -22,7 +22,7 @@ from dwctl_trio.ports import LeaseStore
 def build_application(api: Api, leases: LeaseStore) -> QuartTrio:
     """The application over *api*; *leases* answers whether the database does."""
     app = QuartTrio("dwctl_trio", static_folder=None, template_folder=None)
-    app.asgi_http_class = RequestConnection
+    app.asgi_http_class = RequestConnection  # type: ignore[assignment]  # quart-trio calls an application a Quart
     app.url_map.merge_slashes = False  # a redirect would be HTML, and turns a POST into a puzzle
     limits = api.services.limits
     app.request_class = _request_class(BodyBudget(limits.request_bodies_bytes))

@@ -91,18 +91,29 @@ class BudgetedBody(TrioBody):
         """
         self._held_besides += self._budget.grow(0, size)
 
-    async def take(self, within_s: float) -> bytearray:
-        """The whole body, which nobody else has then.
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is whole, or refused: nothing is to be waited for."""
+        return self._must_raise is not None or self._complete.is_set()
+
+    async def wait_settled(self, within_s: float) -> None:
+        """Return when it is whole, or refused.
 
         Raises:
             trio.TooSlowError: It did not arrive within *within_s* seconds.
+            Overloaded: There is no room for what was announced.
+        """
+        self._budget.check(self._held, self._announced)
+        with trio.fail_after(within_s):
+            await self._complete.wait()
+
+    def take(self) -> bytearray:
+        """The whole body, which is settled; nobody else has it then.
+
+        Raises:
             Overloaded: There was no room for it.
             RequestEntityTooLarge: It is too long.
         """
-        if self._must_raise is None:
-            self._budget.check(self._held, self._announced)
-            with trio.fail_after(within_s):
-                await self._complete.wait()
         if self._must_raise is not None:
             raise self._must_raise
         taken, self._data = self._data, bytearray()

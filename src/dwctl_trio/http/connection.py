@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart.wrappers import Request
+from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 LAST_SEND_S_MAX = 30.0
@@ -21,17 +23,57 @@ LAST_SEND_S_MAX = 30.0
 
 _leave: ContextVar[Callable[[], None] | None] = ContextVar("request_leave", default=None)
 _endings: ContextVar[list[Callable[[], None]]] = ContextVar("request_endings")
-_request_nursery: ContextVar[trio.Nursery] = ContextVar("request_nursery")
+_request_nursery: ContextVar[trio.Nursery | None] = ContextVar("request_nursery", default=None)
 
 
 def request_nursery() -> trio.Nursery:
     """The nursery of the request that the calling view serves."""
-    return _request_nursery.get()
+    nursery = _request_nursery.get()
+    assert nursery is not None, "a view serves a request"
+    return nursery
 
 
 def at_request_end(callback: Callable[[], None]) -> None:
     """Call *callback* when everything in the request's nursery has ended; it must not raise."""
     _endings.get().append(callback)
+
+
+def begin_request(leave: Callable[[], None] | None = None) -> list[Callable[[], None]]:
+    """Begin a request in the calling task; return what ``end_request`` is to be given.
+
+    Args:
+        leave: To be called as well.
+    """
+    endings: list[Callable[[], None]] = [] if leave is None else [leave]
+    _endings.set(endings)
+    return endings
+
+
+def end_request(endings: list[Callable[[], None]]) -> None:
+    """End the request of the calling task: tell those who asked, in the order in which they did.
+
+    The task forgets what it knew of the request: a nursery knows its task, and the two would outlive the connection
+    until the next full collection of garbage, which stops everything for as long as it takes.
+    """
+    for callback in endings:
+        callback()
+    _endings.set([])
+    _request_nursery.set(None)
+
+
+def enter_nursery(nursery: trio.Nursery) -> None:
+    """Have *nursery* be the one of the request that the calling task serves."""
+    _request_nursery.set(nursery)
+
+
+def plain_path(path: str) -> str:
+    """The path of a request whose target may be a whole URL (RFC 9112, section 3.2.2); no known one if it is wrong."""
+    if path.startswith("/"):
+        return path
+    try:
+        return urlsplit(path).path
+    except ValueError:
+        return " "
 
 
 @contextmanager
@@ -56,22 +98,25 @@ class RequestConnection(TrioASGIHTTPConnection):
     therefore shielded. Mended upstream when the keep-alive tests pass without ``finish``.
     """
 
+    def __init__(self, app: QuartTrio, scope: HTTPScope) -> None:
+        scope["path"] = (
+            plain_path(scope["path"]) or "*"
+        )  # Quart itself fails at a URL that is none, and at an empty path
+        super().__init__(app, scope)
+
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request, then tell those who asked that it has ended."""
-        leave = _leave.get()
-        endings: list[Callable[[], None]] = [] if leave is None else [leave]
-        _endings.set(endings)
+        endings = begin_request(_leave.get())
         try:
             await super().__call__(receive, send)
         finally:
-            for callback in endings:
-                callback()
+            end_request(endings)
 
     async def handle_request(  # type: ignore[override]  # as quart-trio itself
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
     ) -> None:
         """Serve the request in *nursery*."""
-        _request_nursery.set(nursery)
+        enter_nursery(nursery)
 
         async def finish(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):

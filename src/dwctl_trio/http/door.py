@@ -11,13 +11,12 @@ Rule 4: who is let in counts at once, so that those who come in the same turn se
 
 import re
 from collections.abc import Callable
-from email.utils import formatdate
-from http import HTTPStatus
 from uuid import uuid4
 
 import attrs
 
 from dwctl_trio.domain.errors import Overloaded
+from dwctl_trio.http.refusals import render_answer
 from dwctl_trio.protocol.error_body import HttpError, http_error
 
 PEEK_BYTES = 16 * 1024
@@ -30,7 +29,8 @@ _ROUTES = frozenset({
 _METHOD = b"POST"
 _HEAD = re.compile(rb"([A-Z]+) ([^ ?\r\n\0]+)(?:\?[^ \r\n\0]*)? HTTP/1\.1\r\n(?:[^\r\n\0]+\r\n)*\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
-_CONNECTION = re.compile(rb"\r\nconnection:", re.IGNORECASE)
+_NOT_PLAIN = re.compile(rb"\r\n(?:connection|transfer-encoding):", re.IGNORECASE)
+_ANY_LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _SENT_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE)
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -69,7 +69,8 @@ class Door:
             closes: Whether the connection is to be closed then, which the client is told.
 
         Returns:
-            None if *data* is anything but one whole request that says nothing of its connection, or may go on.
+            None if *data* is anything but one whole request of one length that says nothing of its connection, or may
+            go on.
         """
         if self.find_overload() is None:
             return None
@@ -77,18 +78,16 @@ class Door:
         length = _LENGTH.search(data, 0, head.end()) if head is not None else None
         if head is None or length is None or len(data) != head.end() + int(length[1]):
             return None
-        if _CONNECTION.search(data, 0, head.end()):
+        if _NOT_PLAIN.search(data, 0, head.end()) or len(_ANY_LENGTH.findall(data, 0, head.end())) > 1:
             return None
         refusal = self.refuse(head[1], head[2])
         if refusal is None:
             return None
         sent_id = _SENT_ID.search(data, 0, head.end())
-        lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
-        lines += [b"%s: %s" % header for header in refusal_headers(refusal, sent_id[1] if sent_id else b"")]
-        lines.append(b"date: " + formatdate(usegmt=True).encode())
+        headers = refusal_headers(refusal, sent_id[1] if sent_id else b"")
         if closes:
-            lines.append(b"connection: close")
-        return b"\r\n".join([*lines, b"", refusal.body])
+            headers.append((b"connection", b"close"))
+        return render_answer(refusal.status, headers, refusal.body)
 
 
 def _calls_model(method: bytes, target: bytes) -> bool:

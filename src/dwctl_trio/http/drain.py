@@ -10,31 +10,25 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-import structlog
 import trio
 
 from dwctl_trio.domain.errors import ServerStopping
-from dwctl_trio.engine.leases import LiveResponses
 from dwctl_trio.engine.state import Services
 from dwctl_trio.http.api import Api
-
-_log = structlog.get_logger(__name__)
 
 _STOP_AGAIN_S = 0.1
 """Between two looks for responses to stop once the grace is over: one may have come in at the last moment."""
 
 
 async def watch_signals(
-    live: LiveResponses,
     stop: Callable[[], None],
     abort: Callable[[], None],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call *stop* at the first SIGTERM or SIGINT; stop what is *live* and call *abort* at the second.
+    """Call *stop* at the first SIGTERM or SIGINT, and *abort* at the second.
 
     Args:
-        live: What fails at the second signal as stopped by the server.
         stop: Begins the end.
         abort: Is the end.
         task_status: Started when no signal can be missed any more.
@@ -42,11 +36,9 @@ async def watch_signals(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for _ in signals:
-            _log.info("server_stopping")
             stop()
             break
         async for _ in signals:
-            live.stop_all(lambda: ServerStopping("a second signal has come"))
             abort()
 
 

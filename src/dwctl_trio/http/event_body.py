@@ -7,7 +7,7 @@ Rule 4: a stream that was cut breaks its connection. An HTTP body that ends in g
 and SDKs then return as if all had come; of a broken one they say so, and whoever reads it can come back.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -76,6 +76,34 @@ class EventBody(ResponseBody):
             return await self._end()
         return self._join_ready(frames)
 
+    async def pour(self, write_now: Callable[[bytes], bytes], write: Callable[[bytes], Awaitable[None]]) -> bytes:
+        """Write what iterating gives, but for the last piece, which is returned.
+
+        A timer that is set and taken back for every frame costs as much as the rest. This one runs on while frames
+        come, and when it fires it is set again for what is left of the silence. It must not fire into a write: one
+        that has to wait is made outside of it.
+
+        Args:
+            write_now: Writes what can be written without waiting, and returns the rest; asked first with what is ready
+                at the beginning, even if that is nothing.
+            write: Writes such a rest.
+        """
+        rest, written_at = write_now(self._join_ready()), trio.current_time()
+        while True:
+            if rest:
+                await write(rest)
+                rest, written_at = b"", trio.current_time()
+            with trio.CancelScope(deadline=written_at + self._keep_alive_s) as timer:
+                try:
+                    while not rest:
+                        rest = write_now(self._join_ready(await self._receive_frames.receive()))
+                        written_at = trio.current_time()
+                except trio.EndOfChannel:
+                    break
+            if timer.cancelled_caught and trio.current_time() >= written_at + self._keep_alive_s:
+                rest, written_at = write_now(KEEP_ALIVE), trio.current_time()
+        return await self._end()
+
     async def _end(self) -> bytes:
         """The last write; of a stream that was cut there is none, and the request ends here."""
         if not self._is_whole():
@@ -84,7 +112,7 @@ class EventBody(ResponseBody):
         self._done = True
         return DONE
 
-    def _join_ready(self, first: bytes) -> bytes:
+    def _join_ready(self, first: bytes = b"") -> bytes:
         """*first* and whatever else is ready; what ends the channel is met by the next call."""
         ready, size = [first], len(first)
         while size < WRITE_BYTES_MAX:

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import cast
-from uuid import uuid4
 
 import h11
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -13,28 +12,14 @@ from hypercorn.protocol.http_stream import HTTPStream
 
 from dwctl_trio.http.connection import entering
 from dwctl_trio.http.door import Door, refusal_headers
-from dwctl_trio.protocol.error_body import HttpError, error_body
+from dwctl_trio.http.refusals import UNREAD_BYTES_MAX, refuse_malformed
+from dwctl_trio.protocol.error_body import HttpError
+from dwctl_trio.protocol.linear_h11 import mend_h11
+
+mend_h11()
 
 _HTTP_2 = b"2.0"
-_NOT_HTTP = ("The request is not valid HTTP/1.1.", "invalid_request")
-_REFUSALS = {
-    431: (
-        "The request line and the headers are too large: at most {head_bytes_max} bytes are allowed, all together.",
-        "headers_too_large",
-    ),
-    501: (
-        "Unsupported transfer coding: send the body with 'Content-Length', or with 'Transfer-Encoding: chunked' alone.",
-        "unsupported_transfer_coding",
-    ),
-    505: (
-        "Unsupported HTTP version: send HTTP/1.1; HTTP/2 is for a proxy in front to speak.",
-        "unsupported_http_version",
-    ),
-}
-"""What is said, and its code, by status; anything else is not HTTP."""
 _END = h11.EndOfMessage()
-_UNREAD_BYTES_MAX = 64 * 1024
-"""Of a refused request; reading more costs more than a new connection."""
 
 
 class PlainHttpProtocol(H11Protocol):
@@ -81,10 +66,14 @@ class PlainHttpProtocol(H11Protocol):
             await super()._create_stream(request)
 
     async def _refuse(self, request: h11.Request, refusal: HttpError) -> None:
-        """Answer at once; the connection is kept for the next request if not much of this one is left to be read."""
+        """Answer at once; the connection is kept for the next request if not much of this one is left to be read.
+
+        A client that waits for a word may leave the body out, so that nobody knows where the next request begins.
+        """
         sent = dict(request.headers)
         headers = refusal_headers(refusal, sent.get(b"x-request-id", b""))
-        keeps = 0 <= int(sent.get(b"content-length", b"-1")) <= _UNREAD_BYTES_MAX
+        is_short = 0 <= int(sent.get(b"content-length", b"-1")) <= UNREAD_BYTES_MAX
+        keeps = is_short and not self.connection.they_are_waiting_for_100_continue
         if not keeps:
             headers.append((b"connection", b"close"))
         await self._send_whole(refusal.status, headers, refusal.body)
@@ -96,15 +85,7 @@ class PlainHttpProtocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         """Answer what is not a request that could be handed on, in one piece: the application may answer meanwhile."""
-        message, code = _REFUSALS.get(status_code, _NOT_HTTP)
-        message = message.format(head_bytes_max=self.config.h11_max_incomplete_size)
-        body = error_body(message, "invalid_request_error", code=code)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-            (b"x-request-id", f"req_{uuid4().hex}".encode()),
-        ]
+        headers, body = refuse_malformed(status_code, self.config.h11_max_incomplete_size)
         await self._send_whole(status_code, headers, body)
 
     async def _send_whole(self, status_code: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -10,7 +10,8 @@ from dwctl_trio.domain.errors import NotFound, StoreError
 from dwctl_trio.domain.models import ModelRoute
 from dwctl_trio.http.api import Api
 from dwctl_trio.http.connection import at_request_end
-from dwctl_trio.observability.metrics import CONTENT_TYPE, Metrics, MetricsPage
+from dwctl_trio.observability.metrics import Metrics
+from dwctl_trio.observability.metrics_page import CONTENT_TYPE, MetricsPage
 from dwctl_trio.ports import LeaseStore
 from dwctl_trio.protocol import json
 
@@ -56,7 +57,8 @@ def add_system_routes(app: QuartTrio, api: Api, leases: LeaseStore) -> None:
     @app.get("/metrics")
     async def tell_metrics() -> HttpResponse:
         """No key is needed, as for the other two: there is nothing of a client in it."""
-        return HttpResponse(page.read(), headers={"content-type": CONTENT_TYPE})
+        text = page.read() if api.all_workers is None else await api.all_workers.read()
+        return HttpResponse(text, headers={"content-type": CONTENT_TYPE})
 
 
 @attrs.define(eq=False)

@@ -11,10 +11,9 @@ Names are OpenTelemetry's where it has one, in the form that Prometheus gives th
 Source: OpenTelemetry, "Semantic conventions for generative AI metrics" and "… inference token metrics".
 """
 
-import math
-import time
-from collections.abc import Callable, Collection, Iterable, Sized
+from collections.abc import Collection, Iterable, Sized
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import version
 from typing import Protocol
 
@@ -27,11 +26,10 @@ from dwctl_trio.domain.response import ErrorType, ResponseStatus
 from dwctl_trio.domain.usage import Usage
 from dwctl_trio.observability.loop_delay import LoopDelay
 from dwctl_trio.observability.loop_lag import LoopLag
+from dwctl_trio.observability.metrics_page import Uncreated
 from dwctl_trio.observability.pruning import PruneCounters
 from dwctl_trio.observability.queue_metrics import QueueMetrics
 from dwctl_trio.observability.tracing import CHAT
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 ANY_MODEL = "*"
 """The route that serves every name without a route of its own."""
@@ -57,10 +55,6 @@ FIRST_TOKEN_BUCKETS_S = (
 """OpenTelemetry's, and on past the two minutes that an upstream has for its first byte."""
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
 """OpenTelemetry's: 1 to 67,108,864 in steps of four."""
-RENDERING_REST = 9
-"""A page is handed out again for so many times the time its rendering took: without a key anybody may ask for it, and
-twenty models take 15 ms; so scrapes cost a tenth of the process at the most, and a page is rarely 0.2 s old."""
-
 LOOP_LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """From what a timer of the kernel is late by itself to what loses leases."""
 
@@ -170,6 +164,7 @@ class Metrics:
     def __init__(self, model_names: Collection[str] = ()) -> None:
         self._model_names = frozenset(model_names)
         registry = self.registry = CollectorRegistry()
+        self._child = cache(lambda metric, *values: metric.labels(*values))  # looking one up costs more than counting
         self._requests = Counter(
             "dwctl_http_requests", "HTTP requests.", ("method", "route", "status_class"), registry=registry
         )
@@ -219,8 +214,7 @@ class Metrics:
             registry=registry,
         )
         self.queue = QueueMetrics(registry)
-        build = Info("dwctl_build", "The release.", registry=registry)
-        build.info({"version": version("dwctl-trio")})
+        Info("dwctl_build", "The release.", registry=registry).info({"version": version("dwctl-trio")})
         for reason in GivenUp:  # a count that is not there before it is 1 cannot be alerted on
             self._terminal_writes_given_up.labels(reason.value)
 
@@ -280,28 +274,28 @@ class Metrics:
             status: The HTTP status; None when the client left before there was one.
         """
         status_class = UNANSWERED if status is None else f"{status // 100}xx"
-        self._requests.labels(known_method(method), route or UNMATCHED, status_class).inc()
+        self._child(self._requests, known_method(method), route or UNMATCHED, status_class).inc()
 
     def note_response(self, ended: EndedResponse) -> None:
         """A response has ended."""
         model = ended.model if ended.model in self._model_names else ANY_MODEL
         error_type = ended.error_type.value if ended.error_type else ""
-        self._responses.labels(model, ended.upstream, ended.status.value, error_type).inc()
+        self._child(self._responses, model, ended.upstream, ended.status.value, error_type).inc()
         labels = (ended.operation, ended.upstream, model)
         if ended.status is ResponseStatus.CANCELLED:  # for OpenTelemetry an error like any other
             error_type = ErrorType.CANCELLED.value
-        self._duration.labels(*labels, error_type).observe(ended.duration_s)
+        self._child(self._duration, *labels, error_type).observe(ended.duration_s)
         if ended.first_token_s is not None:
-            self._first_token.labels(*labels).observe(ended.first_token_s)
+            self._child(self._first_token, *labels).observe(ended.first_token_s)
         usage = ended.usage
         if usage is None:
             return
-        self._tokens.labels(*labels, "input").observe(usage.input_tokens)
-        self._tokens.labels(*labels, "output").observe(usage.output_tokens)
+        self._child(self._tokens, *labels, "input").observe(usage.input_tokens)
+        self._child(self._tokens, *labels, "output").observe(usage.output_tokens)
         if usage.cached_tokens is not None:
-            self._cached_tokens.labels(*labels).inc(usage.cached_tokens)
+            self._child(self._cached_tokens, *labels).inc(usage.cached_tokens)
         if usage.reasoning_tokens is not None:
-            self._reasoning_tokens.labels(*labels).inc(usage.reasoning_tokens)
+            self._child(self._reasoning_tokens, *labels).inc(usage.reasoning_tokens)
 
     def note_tool_call(self, name: str, error_type: ErrorType | None, duration_s: float) -> None:
         """A call of a server tool has ended.
@@ -311,54 +305,15 @@ class Metrics:
             error_type: None if it gave an output.
             duration_s: How long it took.
         """
-        self._tool_duration.labels(name, error_type.value if error_type else "").observe(duration_s)
+        self._child(self._tool_duration, name, error_type.value if error_type else "").observe(duration_s)
 
     def note_given_up(self, reason: GivenUp) -> None:
         """A terminal write was not done."""
         self._terminal_writes_given_up.labels(reason.value).inc()
 
     def render(self) -> bytes:
-        """Everything, as of now, in ``CONTENT_TYPE``."""
-        return generate_latest(_Uncreated(self.registry))
-
-
-class MetricsPage:
-    """The metrics as they are handed out; however often that is, the process goes on doing other things.
-
-    Args:
-        metrics: What it shows.
-        clock: Seconds, of any beginning.
-    """
-
-    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._text = b""
-        self._stale_at = -math.inf
-
-    def read(self) -> bytes:
-        """The text, at most ``RENDERING_REST`` times as old as its rendering took."""
-        begun_at = self._clock()
-        if begun_at >= self._stale_at:
-            self._text = self._metrics.render()
-            ended_at = self._clock()
-            self._stale_at = ended_at + RENDERING_REST * (ended_at - begun_at)
-        return self._text
-
-
-class _Uncreated(Collector):
-    """A registry without the time at which each series began, which would be as many lines again as there are series.
-
-    The client library can leave them out for the whole process only.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterable[Metric]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
+        """Everything, as of now, as it is scraped."""
+        return generate_latest(Uncreated(self.registry))
 
 
 class _States(Collector):

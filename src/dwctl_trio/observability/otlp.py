@@ -37,6 +37,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from dwctl_trio.domain.ids import response_id_text
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.domain.response import ErrorType
 from dwctl_trio.domain.usage import Usage
@@ -80,7 +81,7 @@ class OtlpTracing:
             "gen_ai.operation.name": call.operation,
             "gen_ai.provider.name": call.upstream,
             "gen_ai.request.model": call.model,
-            "gen_ai.response.id": call.response_id,
+            "gen_ai.response.id": response_id_text(call.response_id),
         }
         return _CallSpan(self._start(f"{call.operation} {call.model}", SpanKind.CLIENT, attributes, parent))
 

@@ -10,6 +10,7 @@ It does not know OpenTelemetry, which need not be installed; ``otlp.py`` beside 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
+from uuid import UUID
 
 import attrs
 
@@ -45,8 +46,8 @@ class TracedCall:
     """As the client named it."""
     upstream: str
     """The upstream's name in the configuration; never its address."""
-    response_id: str
-    """Ours, as clients see it: the upstream's own is not kept."""
+    response_id: UUID
+    """Ours: the upstream's own is not kept."""
     operation: str = CHAT
     """OpenTelemetry's word for what it is."""
 

@@ -116,8 +116,16 @@ class ToolRunner(Protocol):
 class EventSink(Protocol):
     """Whoever consumes the events of one response."""
 
+    def send_nowait(self, frames: bytes) -> None:
+        """Take all frames that one upstream read produced.
+
+        Raises:
+            trio.WouldBlock: The consumer is behind; it has not taken them, and ``send`` waits for it.
+            trio.BrokenResourceError: The consumer has left.
+        """
+
     async def send(self, frames: bytes) -> None:
-        """Take all frames that one upstream read produced; waits while the consumer is behind.
+        """Take the frames; waits while the consumer is behind.
 
         Raises:
             trio.BrokenResourceError: The consumer has left.

@@ -24,7 +24,7 @@ async def open_database(config: Config, *, migrating: bool | None = None) -> Asy
         StoreError: PostgreSQL cannot be started or reached.
     """
     limits = config.limits
-    async with _open_dsn(config) as dsn, open_guest_loop() as loop:
+    async with open_dsn(config) as dsn, open_guest_loop() as loop:
         async with aclosing(
             await connect(loop, dsn, call_s=limits.migration_s, open_s=limits.store_wait_s)
         ) as connection:
@@ -42,7 +42,12 @@ async def open_database(config: Config, *, migrating: bool | None = None) -> Asy
 
 
 @asynccontextmanager
-async def _open_dsn(config: Config) -> AsyncIterator[str]:
+async def open_dsn(config: Config) -> AsyncIterator[str]:
+    """The address of the configured database; the embedded one is started, or joined, for the time of the block.
+
+    Raises:
+        StoreError: The embedded PostgreSQL cannot be started.
+    """
     if config.database_url is not None:
         yield config.database_url
         return

@@ -21,6 +21,7 @@ import attrs
 import structlog
 import trio
 
+from dwctl_trio.domain.limits import EMBEDDED_CONNECTIONS
 from dwctl_trio.postgres import embedded_files as files
 from dwctl_trio.postgres import embedded_system as system
 from dwctl_trio.postgres.embedded_files import Address, EmbeddedPostgresError
@@ -57,9 +58,6 @@ POLL_S_MAX = 0.25
 
 POLL_GROWTH = 1.5
 """From one pause to the next; the longest is reached after a second."""
-
-CONNECTIONS_MAX = 100
-"""Ten processes with a full pool each; a connection that is not open costs nothing."""
 
 SHARED_BUFFERS_MB = 64
 """Holds the hot part of a small service's database; the operating system caches the rest."""
@@ -127,7 +125,7 @@ async def make_cluster(plan: ServerPlan) -> None:
 
 def _initdb_command(plan: ServerPlan, target: Path) -> list[str]:
     settings = {
-        "max_connections": str(CONNECTIONS_MAX),
+        "max_connections": str(EMBEDDED_CONNECTIONS),
         "shared_buffers": f"{SHARED_BUFFERS_MB}MB",
         "huge_pages": "off",  # Some containers offer huge pages and kill who uses them.
         "log_checkpoints": "off",  # One line every five minutes, for years.

@@ -3,7 +3,8 @@
 Rule 1: guest code, that is asyncio callbacks and tasks, runs inside ``GuestLoop.enter`` and nowhere else. It is a plain
 function, so no Trio task ever sees a running asyncio loop, and Control-C cannot strike half-way.
 Rule 2: sockets are served by Trio *system* tasks. They outlive the cancellation of whoever uses a connection, so that a
-shielded write can end while everything around it is being cancelled.
+shielded write can end while everything around it is being cancelled. Who waits for a statement's answer borrows the
+socket from them (``GuestCall``), and gives it back when it is cancelled.
 Rule 3: nothing escapes from a system task, which would end the whole Trio run: it is logged and costs one connection.
 Rule 4: a Trio abort function only asks for a callback; guest code never runs inside Trio's walk over its cancel scopes.
 

@@ -54,7 +54,7 @@ class GuestTransport(asyncio.Transport):
     _start_tls_compatible = True  # asyncio's own mark: the protocol may be changed at any time
 
     def __init__(self, loop: Loop, sock: socket.socket, protocol: Any) -> None:
-        super().__init__({"socket": sock, "has_unread": self.has_unread})
+        super().__init__({"socket": sock, "guest_transport": self})
         self._loop = loop
         self._sock: socket.socket | None = sock
         self._protocol = protocol
@@ -63,6 +63,7 @@ class GuestTransport(asyncio.Transport):
         self._flushing = False
         self._writing_paused = False
         self._reading_resumed: trio.Event | None = None
+        self._given_back: trio.Event | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -72,17 +73,54 @@ class GuestTransport(asyncio.Transport):
         """The system task that reads; it ends when the transport closes or the peer has said its last."""
         try:
             while self._sock is not None and not self._closing:
+                if self._given_back is not None:
+                    await self._given_back.wait()
+                    continue
                 if self._reading_resumed is not None:
                     await self._reading_resumed.wait()
                     continue
-                await trio.lowlevel.wait_readable(self._sock)
-                if self.is_reading() and not self._loop.enter(self._read):
+                try:
+                    await trio.lowlevel.wait_readable(self._sock)
+                except trio.ClosedResourceError:  # it is closed, or lent
+                    continue
+                if self.is_reading() and self._given_back is None and not self._loop.enter(self._read):
                     return
-        except trio.ClosedResourceError:
-            return
-        except BaseException:  # Cancelled too: the Trio run ends and nobody would notice any more what arrives
+        except BaseException:  # Cancelled: the Trio run ends and nobody would notice any more what arrives
             self._loop.enter(self.abort)
             raise
+
+    def lend(self) -> None:
+        """Leave the reading to whoever calls ``read``, until it is given back; nothing is read in between."""
+        if self._given_back is None:
+            self._given_back = trio.Event()
+            self.wake_reader()
+
+    def give_back(self) -> None:
+        """Read by itself again; a borrower who waits is told to look."""
+        if self._given_back is not None:
+            self._given_back.set()
+            self._given_back = None
+            self.wake_reader()
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether the borrower is to read."""
+        return self._given_back is not None and not self._closing
+
+    async def read(self) -> None:
+        """Read once, as the borrower, when there is something; may return for nothing."""
+        assert self._sock is not None, "it would not be lent"
+        try:
+            await trio.lowlevel.wait_readable(self._sock)
+        except trio.ClosedResourceError:
+            return
+        if self.is_lent:
+            self._loop.enter(self._read)
+
+    def wake_reader(self) -> None:
+        """Have whoever waits for the socket look at the state anew."""
+        if self._sock is not None:
+            trio.lowlevel.notify_closing(self._sock)
 
     def _read(self) -> bool:
         """Read once, as guest code; False when nothing more will come."""
@@ -160,11 +198,10 @@ class GuestTransport(asyncio.Transport):
         """The system task that sends what ``write`` could not; it ends when nothing is left."""
         try:
             while self._sock is not None and self._unsent:
-                await trio.lowlevel.wait_writable(self._sock)
-                self._loop.enter(self._flush)
+                with suppress(trio.ClosedResourceError):  # it is closed, or only its reader was meant
+                    await trio.lowlevel.wait_writable(self._sock)
+                    self._loop.enter(self._flush)
             self._flushing = False
-        except trio.ClosedResourceError:
-            return
         except BaseException:  # Cancelled too: see serve_reads
             self._loop.enter(self.abort)
             raise
@@ -215,7 +252,8 @@ class GuestTransport(asyncio.Transport):
         sock, self._sock = self._sock, None
         if sock is None:
             return
-        self.resume_reading()  # lets serve_reads out of its wait
+        self.resume_reading()  # lets serve_reads out of its wait, as does the next
+        self.give_back()
         self._unsent.clear()
         try:
             self._protocol.connection_lost(exc)

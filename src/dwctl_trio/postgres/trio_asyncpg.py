@@ -11,17 +11,19 @@ Source: asyncpg's API reference; PostgreSQL's documentation, "Canceling Requests
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
 import structlog
 import trio
 
 from dwctl_trio.domain.errors import StoreError, StoreUnavailable
+from dwctl_trio.postgres.guest_call import GuestCall
 from dwctl_trio.postgres.guest_loop import GuestLoop
+from dwctl_trio.postgres.guest_transport import GuestTransport
 from dwctl_trio.postgres.streams import Chunks, Cursor
 
 SETTLE_S_MAX = 2.0
@@ -38,6 +40,7 @@ STATEMENTS_CACHED = 200
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 _log = structlog.get_logger(__name__)
+_Call: TypeAlias = "GuestCall[Any] | asyncio.Task[Any]"
 _FOREIGN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _UNAVAILABLE = (
     OSError,  # refused, reset, timed out, TLS failed
@@ -107,8 +110,8 @@ class Connection:
         self._call_s = call_s
         self.server_pid: int = session.get_server_pid()
         """The process id of the server's side, as in ``pg_stat_activity``."""
-        self._under_way: dict[asyncio.Task[Any], float] = {}
-        self._late: set[asyncio.Task[Any]] = set()
+        self._under_way: dict[_Call, float] = {}
+        self._late: set[_Call] = set()
         self._timed = False
         self._transactions = 0
         self._listening = False
@@ -116,27 +119,27 @@ class Connection:
         self._settle_s = SETTLE_S_MAX
         self._closed = trio.Event()
         self._after_settling: list[Callable[[], object]] = []
-        self._has_unread = session.transport.get_extra_info("has_unread")
+        self._transport: GuestTransport = session.transport.get_extra_info("guest_transport")
         session.add_termination_listener(lambda _: self._closed.set())
 
     # -- statements
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """All rows of *query*, in the server's order."""
-        rows: list[Any] = await self._call(self._session.fetch, query, *args)
+        rows: list[Any] = await self._ask(self._session.fetch, query, *args)
         return rows
 
     async def fetchrow(self, query: str, *args: Any) -> Any:
         """The first row of *query*, None when there is none."""
-        return await self._call(self._session.fetchrow, query, *args)
+        return await self._ask(self._session.fetchrow, query, *args)
 
     async def fetchval(self, query: str, *args: Any) -> Any:
         """The first column of the first row, None when there is none."""
-        return await self._call(self._session.fetchval, query, *args)
+        return await self._ask(self._session.fetchval, query, *args)
 
     async def execute(self, query: str, *args: Any) -> str:
         """Run *query* and return its status, as in ``INSERT 0 1``; without *args* it may be several statements."""
-        status: str = await self._call(self._session.execute, query, *args)
+        status: str = await self._ask(self._session.execute, query, *args)
         return status
 
     async def executemany(self, query: str, args: Iterable[Sequence[Any]]) -> None:
@@ -232,6 +235,7 @@ class Connection:
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed, by whichever side."""
+        self._transport.give_back()
         await self._closed.wait()
 
     # -- state and end
@@ -252,10 +256,11 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Whether an idle connection has become useless: closed, or the server has said something nobody asked for."""
-        return self.is_closed() or self._has_unread()
+        return self.is_closed() or self._transport.has_unread()
 
     async def aclose(self, timeout_s: float = CLOSE_S_MAX) -> None:
         """Cancel what is under way, say goodbye and close, within *timeout_s* even when it is being cancelled."""
+        self._transport.give_back()
         with trio.move_on_after(timeout_s, shield=True):
             try:
                 await self._loop.run(self._session.close)
@@ -271,15 +276,31 @@ class Connection:
     # -- how a call is made
 
     @trio.lowlevel.enable_ki_protection
-    async def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a statement, for which this task itself waits at the socket, unless others are told what comes there."""
+        if self._listening:
+            return await self._call(function, *args)
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._wait_usable()
+        call = GuestCall(self._loop, self._transport, function(*args))
+        return await self._wait(call, call.wait())
+
+    @trio.lowlevel.enable_ki_protection
+    async def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Run whatever else asyncpg does, as an asyncio task."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._wait_usable()
+        self._transport.give_back()
         task = self._loop.start(function(*args, **options))
-        self._limit(task)
+        return await self._wait(task, self._loop.wait(task))
+
+    async def _wait(self, call: "_Call", answer: Awaitable[Any]) -> Any:
+        """Wait for the *answer* of *call*, for ``call_s`` at the most."""
+        self._limit(call)
         try:
-            return await self._loop.wait(task)
+            return await answer
         except (*_FOREIGN, AttributeError) as exc:  # the last is what asyncpg meets when it is closed during a call
-            if task in self._late:
+            if call in self._late:
                 self._settle()
                 raise StoreUnavailable("the database did not answer in time") from None
             refused = isinstance(exc, asyncpg.PostgresError) and not isinstance(exc, _UNAVAILABLE)
@@ -290,12 +311,12 @@ class Connection:
             self._settle()
             raise
         finally:
-            del self._under_way[task]
-            self._late.discard(task)
+            del self._under_way[call]
+            self._late.discard(call)
 
-    def _limit(self, task: "asyncio.Task[Any]") -> None:
-        """Bound *task* by ``call_s``, with one timer for many calls: a scope for each would cost a quarter of it."""
-        self._under_way[task] = deadline = trio.current_time() + self._call_s
+    def _limit(self, call: "_Call") -> None:
+        """Bound *call* by ``call_s``, with one timer for many calls: a scope for each would cost a quarter of it."""
+        self._under_way[call] = deadline = trio.current_time() + self._call_s
         if not self._timed:
             self._timed = True
             self._loop.call_at(deadline, self._check_deadlines)
@@ -303,17 +324,21 @@ class Connection:
     def _check_deadlines(self) -> None:
         """Guest code: cancel what is late, and look again at the next deadline, if there is one."""
         self._timed = False
-        for task, deadline in self._under_way.items():
+        for call, deadline in self._under_way.items():
             if deadline > trio.current_time():
                 self._timed = True
                 self._loop.call_at(deadline, self._check_deadlines)
                 return
-            self._late.add(task)
-            self._loop.cancel(task)
+            self._late.add(call)
+            if isinstance(call, GuestCall):
+                call.cancel()
+            else:
+                self._loop.cancel(call)
 
     def _settle(self) -> None:
         """Start to bring the connection into a known state; asyncpg has sent, or is sending, the cancel request."""
         if self._settled is None and not self.is_closed():
+            self._transport.give_back()
             self._settled = trio.Event()
             self._loop.start(self._probe(self._settle_s)).add_done_callback(self._end_settling)
 

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from dwctl_trio.domain.errors import UpstreamError
 from dwctl_trio.protocol.chat_chunks import Chunk, decode_chunk, read_error
+from dwctl_trio.protocol.json import clean_text
 from dwctl_trio.protocol.sse import SseDecoder, SseEventTooLarge, SseFrame
 
 Item = TypeVar("Item")
@@ -20,6 +21,41 @@ Item = TypeVar("Item")
 _DONE: Final = b"[DONE]"
 _CHUNK_BYTES_MIN: Final = 16
 """What is shorter may be ``[DONE]`` or nothing at all."""
+
+
+class AnswerBudget:
+    """What one answer may hold; whoever reads a part of it counts here, and need not know the reader.
+
+    Args:
+        bytes_max: Bytes of its texts together, as UTF-8.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self._taken = 0
+
+    def take(self, count: int) -> None:
+        """Count so many bytes of the answer.
+
+        Raises:
+            UpstreamError: They are too many.
+        """
+        self._taken += count
+        if self._taken > self.bytes_max:
+            raise too_large()
+
+    def admit(self, text: str) -> str:
+        """*text* cleaned and counted.
+
+        Raises:
+            UpstreamError: It is too much.
+        """
+        if text.isascii() and "\0" not in text:  # the bulk
+            self.take(len(text))
+            return text
+        text = clean_text(text)
+        self.take(len(text.encode()))
+        return text
 
 
 class AnswerReader(ABC, Generic[Item]):
@@ -43,8 +79,7 @@ class AnswerReader(ABC, Generic[Item]):
 
     def __init__(self, *, event_bytes_max: int, answer_bytes_max: int) -> None:
         self._decoder = SseDecoder(event_bytes_max=event_bytes_max)
-        self._answer_bytes_max = answer_bytes_max
-        self._answer_bytes = 0
+        self._budget = AnswerBudget(answer_bytes_max)
         self._items: list[Item] = []
         """What the call under way has come to so far."""
         self._failure: UpstreamError | None = None
@@ -83,7 +118,7 @@ class AnswerReader(ABC, Generic[Item]):
             UpstreamError: As in ``feed``.
         """
         self._raise_failure()
-        if len(body) > self._answer_bytes_max:
+        if len(body) > self._budget.bytes_max:
             return self._read_frames([], too_large())
         return self._read_frames([SseFrame(None, body, None)])
 
@@ -163,16 +198,6 @@ class AnswerReader(ABC, Generic[Item]):
             raise cut_short()
         self._report_usage()
         self._is_over = True
-
-    def _admit_bytes(self, count: int) -> None:
-        """Count so many bytes of the answer.
-
-        Raises:
-            UpstreamError: They are too many.
-        """
-        self._answer_bytes += count
-        if self._answer_bytes > self._answer_bytes_max:
-            raise too_large()
 
 
 def cut_short() -> UpstreamError:

@@ -52,7 +52,7 @@ class ChatAnswerReader(AnswerReader[ChatPart]):
         return super().feed(data)
 
     def _read_chunk(self, chunk: Chunk, data: bytes) -> None:
-        self._admit_bytes(len(data))
+        self._budget.take(len(data))
         choices = chunk.choices or []
         self._check_messages(choices)
         text = _as_json(data)

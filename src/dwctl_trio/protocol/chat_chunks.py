@@ -12,7 +12,7 @@ OpenRouter, Gemini, Mistral.
 
 import json as stdlib_json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -57,7 +57,35 @@ class Chunk(msgspec.Struct, gc=False):
     code: Any = None
 
 
+class _TextDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    content: str
+    role: Any = None
+    refusal: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    reasoning_details: None = None
+    tool_calls: None = None
+    function_call: None = None
+    annotations: None = None
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _TextDelta
+    message: None = None
+    index: Literal[0] | None = None
+    finish_reason: None = None
+
+
+class _TextChunk(msgspec.Struct, gc=False):
+    """A chunk that brings some text and nothing else."""
+
+    choices: tuple[_TextChoice]
+    usage: None = None
+    error: None = None
+
+
 _DECODER = msgspec.json.Decoder(Chunk)
+_TEXT_DECODER = msgspec.json.Decoder(_TextChunk)
 
 _STATUS_MIN, _STATUS_MAX = 400, 599
 _STATUS_DIGITS = 3
@@ -115,6 +143,14 @@ def decode_chunk(data: bytes) -> Chunk:
     except (msgspec.ValidationError, RecursionError):
         pass
     raise UpstreamError("The model's server sent JSON that is not a chat completion.")
+
+
+def read_text_chunk(data: bytes) -> str | None:
+    """The text in *data* if it is a chunk that brings text and nothing else; log probabilities do not count."""
+    try:
+        return _TEXT_DECODER.decode(data).choices[0].delta.content
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def read_error(chunk: Chunk, *, is_error_event: bool) -> UpstreamRejected | None:

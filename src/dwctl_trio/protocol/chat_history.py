@@ -12,7 +12,6 @@ Source: OpenAI Chat Completions API reference, "Create chat completion", ``messa
 import re
 from collections.abc import Sequence
 from typing import Any, Final, assert_never
-from uuid import UUID
 
 import attrs
 import msgspec
@@ -107,15 +106,15 @@ class _AssistantMessage:
 
     content: ChatContent | None = None
     reasoning: str = ""
-    turn: UUID | None = None
+    turn: str | None = None
     calls: dict[str, tuple[dict[str, Any], CallOutput]] = attrs.field(factory=dict)
     """Each call with its answer, by call id."""
 
-    def may_be_of(self, turn: UUID | None) -> bool:
+    def may_be_of(self, turn: str | None) -> bool:
         """Whether nothing says that what is of *turn* belongs elsewhere."""
         return self.turn is None or turn is None or self.turn == turn
 
-    def takes(self, turn: UUID | None) -> bool:
+    def takes(self, turn: str | None) -> bool:
         """Whether what is said in *turn* goes on here: after words and calls, only what is known to."""
         if self.content is None and not self.calls:
             return self.may_be_of(turn)
@@ -135,7 +134,7 @@ class _History:
         self.close()
         self.messages.append({"role": role.value, "content": content})
 
-    def think(self, thoughts: str, *, turn: UUID | None) -> None:
+    def think(self, thoughts: str, *, turn: str | None) -> None:
         """The assistant thinks: before it speaks, unless it is known to go on with the same turn."""
         if self._reasoning_field is None or not thoughts:
             return
@@ -145,7 +144,7 @@ class _History:
         current.turn = current.turn or turn
         current.reasoning = "\n\n".join(text for text in (current.reasoning, thoughts) if text)
 
-    def say(self, content: ChatContent, *, turn: UUID | None) -> None:
+    def say(self, content: ChatContent, *, turn: str | None) -> None:
         """The assistant speaks: in a message of its own, unless it is known to be of the same turn."""
         current = self._open
         if current is None or not current.takes(turn):
@@ -260,9 +259,9 @@ def _is_object(text: str) -> bool:
     return True
 
 
-def _turn_of(item_id: str | None) -> UUID | None:
+def _turn_of(item_id: str | None) -> str | None:
     """What the ids of a turn's items have in common, if they are made as ours are; OpenAI's have nothing."""
-    return ids.parse_item_id(item_id or "")
+    return ids.item_maker(item_id or "")
 
 
 def _text(message: Message) -> str:

@@ -37,10 +37,11 @@ from dwctl_trio.domain.events import (
     SubAgentEvent,
 )
 from dwctl_trio.domain.items import CallKind
+from dwctl_trio.domain.response import Response
 from dwctl_trio.protocol import json
 from dwctl_trio.protocol.logprobs import render_event_logprobs
 from dwctl_trio.protocol.output_items import render_item, render_part
-from dwctl_trio.protocol.response_object import render_response
+from dwctl_trio.protocol.response_object import ResponseEncoder, render_response
 from dwctl_trio.protocol.sse import encode_frame
 
 DELTA_TYPES: Final = {
@@ -75,44 +76,54 @@ SNAPSHOT_TYPES: Final[Mapping[type[SnapshotEvent], str]] = {
     ResponseIncomplete: "response.incomplete",
     ResponseFailed: "response.failed",
 }
+_NUMBER_PLACE, _TEXT_PLACE = msgspec.Raw(b"\x00number"), msgspec.Raw(b"\x00text")
+"""What no JSON holds."""
 
 
 class EventEncoder:
-    """Turns the numbered events of one response into frames; keeps the template of the part that is growing."""
+    """Turns the numbered events of one response into frames; keeps the template of what is growing."""
 
     def __init__(self) -> None:
-        self._template_of: tuple[ContentKind, str, int] | None = None
-        self._template: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        self._template_of: tuple[ContentKind | CallKind, str, int, int | None] | None = None
+        self._template = b""
+        self._responses = ResponseEncoder()
 
     def encode(self, first_sequence_number: int, events: Iterable[Event]) -> bytes:
         """The frames of *events*, numbered from *first_sequence_number* on, in one buffer."""
         frames = []
         for number, event in enumerate(events, first_sequence_number):
             if type(event) is ContentDelta and not event.logprobs:
-                frames.append(self._encode_delta(number, event))
+                frames.append(self._encode_delta(number, event, event.content_index))
+            elif type(event) is ArgumentsDelta:
+                frames.append(self._encode_delta(number, event, None))
             else:
-                kind, fields = render_event(event)
-                data = json.encode({"type": kind, "sequence_number": number, **fields})
+                kind, fields = self._render(event)
+                data = json.encode_unescaped({"type": kind, "sequence_number": number, **fields})
                 frames.append(encode_frame(kind, data, number))
-        return b"".join(frames)
+        return json.escape_line_ends(b"".join(frames))
 
-    def _encode_delta(self, number: int, event: ContentDelta) -> bytes:
-        part = (event.kind, event.item_id, event.content_index)
+    def encode_response(self, response: Response) -> bytes:
+        """As ``response_object.encode_response``; what an event told of it already is not encoded again."""
+        return self._responses.encode(response)
+
+    def _render(self, event: Event) -> tuple[str, dict[str, object]]:
+        if isinstance(event, SnapshotEvent):
+            return SNAPSHOT_TYPES[type(event)], {"response": msgspec.Raw(self._responses.encode(event.response))}
+        return render_event(event)
+
+    def _encode_delta(self, number: int, event: ContentDelta | ArgumentsDelta, content_index: int | None) -> bytes:
+        part = (event.kind, event.item_id, event.output_index, content_index)
         if part != self._template_of:
             self._template_of, self._template = part, _delta_template(event)
-        head, middle, tail = self._template
-        digits = b"%d" % number
-        return b"id: " + digits + head + digits + middle + json.encode(event.delta) + tail
+        return self._template % (number, number, json.encode_unescaped(event.delta))
 
 
-def _delta_template(event: ContentDelta) -> tuple[bytes, bytes, bytes]:
-    """The bytes before the number, between number and text, and after the text, for all deltas of one part."""
-    kind = DELTA_TYPES[event.kind]
-    head = f'\nevent: {kind}\ndata: {{"type":"{kind}","sequence_number":'
-    place = f'"output_index":{event.output_index},"content_index":{event.content_index}'
-    middle = f',"item_id":"{event.item_id}",{place},"delta":'
-    tail = ',"logprobs":[]}\n\n' if event.kind is ContentKind.TEXT else "}\n\n"
-    return head.encode(), middle.encode(), tail.encode()
+def _delta_template(event: ContentDelta | ArgumentsDelta) -> bytes:
+    """The frame of *event*, to be filled with its number, once more with it, and with its text as JSON."""
+    kind, fields = render_event(event)
+    data = json.encode({"type": kind, "sequence_number": _NUMBER_PLACE, **fields, "delta": _TEXT_PLACE})
+    frame = b"id: %b\n%b" % (_NUMBER_PLACE, encode_frame(kind, data))
+    return frame.replace(b"%", b"%%").replace(_NUMBER_PLACE, b"%d").replace(_TEXT_PLACE, b"%b")
 
 
 def render_event(event: Event) -> tuple[str, dict[str, object]]:

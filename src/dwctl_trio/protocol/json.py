@@ -45,17 +45,27 @@ def encode(value: object) -> bytes:
     Raises:
         UnicodeEncodeError: A text holds a lone surrogate; ``clean_text`` it first.
     """
-    return _escape_line_ends(_ENCODER.encode(value))
+    return escape_line_ends(_ENCODER.encode(value))
+
+
+def encode_unescaped(value: object) -> bytes:
+    """As ``encode``, but for the line ends of Unicode: ``escape_line_ends`` what it becomes a part of.
+
+    Raises:
+        UnicodeEncodeError: As there.
+    """
+    return _ENCODER.encode(value)
 
 
 def one_line(text: bytes) -> bytes:
     """*text*, which is JSON as somebody else wrote it, without any kind of line break; its value is the same."""
     if b"\n" in text or b"\r" in text:  # between tokens: JSON allows neither within a text
         text = text.replace(b"\r", b" ").replace(b"\n", b" ")
-    return _escape_line_ends(text)
+    return escape_line_ends(text)
 
 
-def _escape_line_ends(encoded: bytes) -> bytes:
+def escape_line_ends(encoded: bytes) -> bytes:
+    """*encoded*, which is JSON, or lines of ASCII with JSON in them, without those line ends that only Unicode has."""
     if encoded.isascii():
         return encoded
     for raw, escaped in _UNICODE_LINE_ENDS:

@@ -8,6 +8,8 @@ Source: OpenAI Responses API reference, "The response object"; Open Responses sp
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from dwctl_trio.domain import ids
 from dwctl_trio.domain.items import McpCall, OutputItem
 from dwctl_trio.domain.request import ServiceTier
@@ -23,25 +25,45 @@ LOGPROBS_APART: Final = "token_logprobs"
 """Of a stored turn; ``turn_size.sql`` and ``turn_rows.sql`` cut it off."""
 
 
+_PLACE: Final = msgspec.Raw(b"\x00")
+"""What no JSON holds: stands for a value that is put there later."""
+
+
 def render_response(response: Response) -> dict[str, object]:
     """The response object as clients see it."""
+    return _render_echo(response) | _render_progress(response)
+
+
+def _render_progress(response: Response) -> dict[str, object]:
+    """What changes from one moment of a response to another, in the order of the whole."""
+    reason = response.incomplete_reason
+    return {
+        "completed_at": response.completed_at,
+        "status": response.status.value,
+        "error": render_error(response.error),
+        "incomplete_details": None if reason is None else {"reason": reason.value},
+        "output": [render_item(item) for item in response.output],
+        "usage": render_usage(response.usage),
+    }
+
+
+def _render_echo(response: Response) -> dict[str, object]:
+    """All fields, with a place for each that changes."""
     request = response.request
     return {
         "id": ids.response_id_text(response.id),
         "object": "response",
         "created_at": response.created_at,
-        "completed_at": response.completed_at,
-        "status": response.status.value,
+        "completed_at": _PLACE,
+        "status": _PLACE,
         "background": request.background,
-        "error": render_error(response.error),
-        "incomplete_details": (
-            None if response.incomplete_reason is None else {"reason": response.incomplete_reason.value}
-        ),
+        "error": _PLACE,
+        "incomplete_details": _PLACE,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": request.max_tool_calls,
         "model": request.model,
-        "output": [render_item(item) for item in response.output],
+        "output": _PLACE,
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
@@ -60,7 +82,7 @@ def render_response(response: Response) -> dict[str, object]:
         "presence_penalty": request.presence_penalty or 0.0,
         "frequency_penalty": request.frequency_penalty or 0.0,
         "truncation": request.truncation,
-        "usage": render_usage(response.usage),
+        "usage": _PLACE,
         "user": request.user,
         "metadata": dict(request.metadata),
         # Nobody can ask for these here, and the request that tries is refused.
@@ -73,6 +95,34 @@ def render_response(response: Response) -> dict[str, object]:
 def encode_response(response: Response) -> bytes:
     """The response as JSON text, as GET answers."""
     return json.encode(render_response(response))
+
+
+class ResponseEncoder:
+    """Encodes the moments of one response: each of them once, and what they have in common once."""
+
+    def __init__(self) -> None:
+        self._encoded_of: Response | None = None
+        self._encoded = b""
+        self._template = b""
+        """The response but for what changes."""
+
+    def encode(self, response: Response) -> bytes:
+        """As ``encode_response``."""
+        last = self._encoded_of
+        if response is not last:
+            if last is None or not _is_same(response, last):
+                echo = json.encode(_render_echo(response))
+                self._template = echo.replace(b"%", b"%%").replace(_PLACE, b"%b")
+            values = _render_progress(response).values()
+            self._encoded = self._template % tuple(json.encode(value) for value in values)
+            self._encoded_of = response
+        return self._encoded
+
+
+def _is_same(one: Response, other: Response) -> bool:
+    """Whether these are two moments of the same response."""
+    is_of_request = one.request is other.request and one.tools is other.tools
+    return is_of_request and (one.id, one.created_at) == (other.id, other.created_at)
 
 
 def render_usage(usage: Usage | None) -> dict[str, object] | None:

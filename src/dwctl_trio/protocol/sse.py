@@ -10,9 +10,8 @@ Rule 4: a frame that we write is one event in one piece, its data one line.
 Source: WHATWG HTML Living Standard, "Server-sent events", sections 9.2.5 and 9.2.6.
 """
 
-import attrs
-
 from dwctl_trio.domain.errors import UpstreamError
+from dwctl_trio.domain.values import hot_value
 
 KEEP_ALIVE = b": ping\n"
 """A comment with one newline on purpose: a blank line after an ``id:`` makes OpenAI SDKs raise on an empty event."""
@@ -22,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 
 _BOM = b"\xef\xbb\xbf"
 _DATA_PREFIX = b"data: "
-_DATA_PREFIX_BYTES = len(_DATA_PREFIX)
+_BETWEEN_PLAIN = b"\n\n" + _DATA_PREFIX
 
 
 def encode_frame(event: str | None, data: bytes, id: int | None = None) -> bytes:  # noqa: A002 - the field's own name
@@ -41,7 +40,7 @@ def encode_frame(event: str | None, data: bytes, id: int | None = None) -> bytes
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (id, event.encode(), data)
 
 
-@attrs.frozen
+@hot_value
 class SseFrame:
     """One event as it was received."""
 
@@ -155,21 +154,28 @@ class SseDecoder:
             line = bytes(self._line)
             self._line.clear()
             self._read_line(line)
-        *blocks, rest = data.split(b"\n\n")
-        frames, bytes_max = self._frames, self._event_bytes_max
-        for block in blocks:
-            is_plain = block.startswith(_DATA_PREFIX) and b"\n" not in block and not self._event_bytes
-            if is_plain and len(block) <= bytes_max:  # the hot path
-                frames.append(SseFrame(None, block[_DATA_PREFIX_BYTES:], self._id))
-            elif not self._read_lines(block.split(b"\n")):
-                return
-            else:
-                self._dispatch()
-        if rest:
-            *lines, start = rest.split(b"\n")
-            if self._read_lines(lines):
-                self._line += start
-                self._is_too_large = self._event_bytes + len(start) > bytes_max
+        data = self._read_plain(data)
+        if not data:
+            return
+        *lines, start = data.split(b"\n")
+        if self._read_lines(lines):
+            self._line += start
+            self._is_too_large = self._event_bytes + len(start) > self._event_bytes_max
+
+    def _read_plain(self, data: bytes) -> bytes:
+        """Read the whole events that *data* begins with if each is one line of data, as upstreams send them.
+
+        Returns:
+            What is left: usually nothing, and all of it where there is anything else among these events.
+        """
+        end = data.rfind(b"\n\n") + len(b"\n\n")
+        if data.startswith(_DATA_PREFIX) and not self._event_bytes and end <= self._event_bytes_max:
+            payloads = data[len(_DATA_PREFIX) : end - len(b"\n\n")].split(_BETWEEN_PLAIN)
+            if data.count(b"\n", 0, end) == len(payloads) * len(b"\n\n"):  # there is no line end within them
+                last_id = self._id
+                self._frames += [SseFrame(None, payload, last_id) for payload in payloads]
+                return data[end:]
+        return data
 
     def _read_lines(self, lines: list[bytes]) -> bool:
         """Read complete lines; False as soon as the event is too large."""

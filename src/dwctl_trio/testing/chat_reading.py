@@ -33,6 +33,7 @@ def make_reassembler(
     answer_bytes_max: int = 1 << 20,
     tool_calls_max: int = 16,
     annotations_max: int = 100,
+    wants_logprobs: bool = True,
 ) -> ChunkReassembler:
     """A reassembler for step ``STEP_ID``; limits that no script meets."""
     bounds = TurnBounds(
@@ -41,17 +42,20 @@ def make_reassembler(
         tool_calls=tool_calls_max,
         annotations=annotations_max,
     )
-    return ChunkReassembler(STEP_ID, bounds=bounds, wants_logprobs=True)
+    return ChunkReassembler(STEP_ID, bounds=bounds, wants_logprobs=wants_logprobs)
 
 
-def read_answer(pieces: Iterable[bytes], **limits: int) -> tuple[list[Fragment], UpstreamError | None]:
+def read_answer(
+    pieces: Iterable[bytes], *, wants_logprobs: bool = True, **limits: int
+) -> tuple[list[Fragment], UpstreamError | None]:
     """Every fragment that an event stream in *pieces* gives, and its failure if it fails.
 
     Args:
         pieces: The network reads.
+        wants_logprobs: As of ``make_reassembler``.
         limits: As of ``make_reassembler``.
     """
-    reassembler = make_reassembler(**limits)
+    reassembler = make_reassembler(wants_logprobs=wants_logprobs, **limits)
     fragments: list[Fragment] = []
     try:
         for piece in pieces:

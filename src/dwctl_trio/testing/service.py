@@ -1,5 +1,6 @@
 """The whole service in one Trio process: simulator, server and store on real sockets and a real PostgreSQL."""
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from dwctl_trio.config import Config, parse_config
 from dwctl_trio.postgres.database import open_database
 from dwctl_trio.postgres.pool import Pool
 from dwctl_trio.testing.simulator import Simulator, open_simulator
+
+HTTP_SERVER = "DWCTL_HTTP_SERVER"
+"""The variable that says how connections are served, as for the real server: whole suites can be run either way."""
 
 _CALM_RESPONSES = 10_000
 """Client, upstream and server share one loop here, and what the others cost is no overload of the server."""
@@ -47,6 +51,8 @@ def make_config(dsn: str, base_url: str, overrides: Mapping[str, Any] | None = N
         "upstreams": {"simulator": {"base_url": base_url}},
         "models": [{"name": "*", "upstream": "simulator", "price": {"input_per_million": 1, "output_per_million": 2}}],
     }
+    if HTTP_SERVER in os.environ:
+        document["http_server"] = os.environ[HTTP_SERVER]
     document |= overrides or {}
     document["limits"] = {"calm_responses": _CALM_RESPONSES, **document.get("limits", {})}
     upstreams = {name: {"base_url": base_url, **upstream} for name, upstream in document["upstreams"].items()}

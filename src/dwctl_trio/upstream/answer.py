@@ -1,14 +1,12 @@
 """The answer of a chat-completions server as it arrives, whatever its reader makes of it.
 
-Rule 1: leaving an answer before its end breaks its connection off.
-Rule 2: the clock of the upstream stands still while we wait for our own client.
-Rule 3: once the model has stopped, nothing is late and nothing can fail any more.
+Rule 1: the clock of the upstream stands still while we wait for our own client.
+Rule 2: once the model has stopped, nothing is late and nothing can fail any more.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Generic, Self
+from typing import Generic
 
 import httpx
 import trio
@@ -17,13 +15,14 @@ from dwctl_trio.domain.errors import UpstreamError
 from dwctl_trio.domain.limits import Limits
 from dwctl_trio.protocol.answer_reader import AnswerReader, Item
 from dwctl_trio.upstream.deadline import CallDeadline
+from dwctl_trio.upstream.transport import AnswerStream
 
 
 class HttpAnswer(Generic[Item]):
     """A model call whose head has arrived; keeps ``ports.TurnStream`` and ``ports.ChatExchange``.
 
     Args:
-        response: Its head; whoever opened it closes it.
+        response: Its head; its stream is an ``AnswerStream``.
         reader: What makes items of its bytes.
         deadline: Of the call.
         limits: The upstream's.
@@ -33,22 +32,13 @@ class HttpAnswer(Generic[Item]):
         self, response: httpx.Response, reader: AnswerReader[Item], deadline: CallDeadline, limits: Limits
     ) -> None:
         self.http_status = response.status_code
-        self._chunks = response.aiter_raw()
+        self._chunks = body_of(response)
         self._reader = reader
         self._deadline = deadline
         self._limits = limits
         self._is_json = _is_json(response.headers)
         self._body = bytearray()
         self._at_end = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Break off a body that was not read to its end."""
-        await _break_off(self._chunks)
 
     def __aiter__(self) -> AsyncIterator[Sequence[Item]]:
         """See the ports."""
@@ -72,18 +62,25 @@ class HttpAnswer(Generic[Item]):
     async def _read(self) -> bytes | None:
         """The next bytes; None at the end of the body, or when nothing more is of interest."""
         if self._reader.finished:
-            self._deadline.lift()
+            return await self._read_rest()
+        self._deadline.expect_chunk()
+        try:
+            return await anext(self._chunks, None)
+        except httpx.TransportError as error:
+            raise UpstreamError("The connection to the model's server broke in the middle of its answer.") from error
+        finally:
+            self._deadline.pause()
+
+    async def _read_rest(self) -> bytes | None:
+        """The next bytes once the model has stopped."""
+        self._deadline.lift()
+        if self._chunks.is_over:
+            return None
         if self._reader.is_complete:
             with trio.move_on_after(self._limits.upstream_drain_s):
                 await self._drain()
             return None
-        if self._reader.finished:
-            return await self._read_usage()
-        try:
-            with self._deadline.expect_chunk():
-                return await anext(self._chunks, None)
-        except httpx.TransportError as error:
-            raise UpstreamError("The connection to the model's server broke in the middle of its answer.") from error
+        return await self._read_usage()
 
     async def _read_usage(self) -> bytes | None:
         """The next bytes after the model has stopped: the answer is whole, so nothing can fail any more."""
@@ -116,26 +113,17 @@ class HttpAnswer(Generic[Item]):
 
 async def read_error(response: httpx.Response, limits: Limits) -> bytes:
     """The beginning of the body of *response*, an error, as much as there is in the time it is given."""
-    body, chunks = bytearray(), response.aiter_raw()
-    try:
-        with trio.move_on_after(limits.upstream_error_s), suppress(httpx.TransportError):
-            while len(body) < limits.upstream_error_bytes and (chunk := await anext(chunks, None)) is not None:
-                body += chunk
-    finally:
-        await _break_off(chunks)
+    body, chunks = bytearray(), body_of(response)
+    with trio.move_on_after(limits.upstream_error_s), suppress(httpx.TransportError):
+        while len(body) < limits.upstream_error_bytes and (chunk := await anext(chunks, None)) is not None:
+            body += chunk
     return bytes(body[: limits.upstream_error_bytes])
 
 
-async def _break_off(chunks: AsyncIterator[bytes]) -> None:
-    """End *chunks*, be they read or not.
-
-    httpx hands out generators inside generators and closes only the outermost. A read under cancellation ends
-    them all: each unwinds from the innermost outwards.
-    """
-    with suppress(httpx.TransportError), trio.CancelScope() as scope:
-        scope.cancel()
-        while await anext(chunks, None) is not None:
-            pass
+def body_of(response: httpx.Response) -> AnswerStream:
+    """The pieces of *response*'s body, as they arrive."""
+    assert isinstance(response.stream, AnswerStream), "so the transports of this package answer"
+    return response.stream
 
 
 def _is_json(headers: httpx.Headers) -> bool:

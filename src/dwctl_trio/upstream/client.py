@@ -1,15 +1,15 @@
-"""Calls of chat-completions servers over httpx.
+"""Calls of chat-completions servers, over a transport of httpx.
 
 Rule 1: leaving a call closes its connection at once unless the answer was read to its end.
-Rule 2: a place at the upstream is taken before httpx is asked, so that its pool never queues: a pool that queues
-loses its slots under cancellation (httpcore issue 1093).
+Rule 2: a place at the upstream is taken before the transport is asked, so that its pool never queues: a pool that
+queues loses its slots under cancellation (httpcore issue 1093).
 Rule 3: nothing of a provider's text leaves this module, but for an answer that is handed over as it is.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Self
 
 import attrs
 import httpx
@@ -36,10 +36,12 @@ from dwctl_trio.protocol.chat_completions import ChunkReassembler, TurnBounds, r
 from dwctl_trio.protocol.rejections import read_rejection
 from dwctl_trio.protocol.trace_context import TraceContext, render_trace_context
 from dwctl_trio.upstream.answer import HttpAnswer, read_error
-from dwctl_trio.upstream.deadline import CallDeadline
+from dwctl_trio.upstream.deadline import CallClock, CallDeadline, open_call_clock
+from dwctl_trio.upstream.direct import DirectTransport
+from dwctl_trio.upstream.plain import PlainTransport
+from dwctl_trio.upstream.request_body import WholeBody
+from dwctl_trio.upstream.transport import TransportOptions
 
-_CLOSE_S_MAX = 1.0
-"""For closing a connection; a close of TCP never waits, one of TLS may."""
 _RETRY_AFTER_S_MAX = 3600.0
 """An upstream that asks for more is taken for one that does not know."""
 _WAIT_RETRY_AFTER_S = 1.0
@@ -80,31 +82,40 @@ async def open_upstreams(configs: Sequence[UpstreamConfig], limits: Limits) -> A
     """Clients for all of *configs* for the time of the block; one TLS context serves them all."""
     tls = httpx.create_ssl_context(trust_env=False)
     async with AsyncExitStack() as stack:
+        clock = stack.enter_context(open_call_clock())
         clients = {}
         for config in configs:
-            http = httpx.AsyncClient(
-                verify=tls,
-                trust_env=False,
-                follow_redirects=False,
-                timeout=httpx.Timeout(None, connect=config.timeouts.connect_s or limits.upstream_connect_s),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.upstream_idle_connections),
-            )
-            clients[config.name] = UpstreamClient(await stack.enter_async_context(http), config, limits)
+            transport = await stack.enter_async_context(_make_transport(config, limits, tls))
+            clients[config.name] = UpstreamClient(transport, config, limits, clock)
         yield Upstreams(clients)
+
+
+def _make_transport(config: UpstreamConfig, limits: Limits, tls: ssl.SSLContext) -> httpx.AsyncBaseTransport:
+    options = TransportOptions(
+        connect_s=config.timeouts.connect_s or limits.upstream_connect_s,
+        idle_connections=limits.upstream_idle_connections,
+        idle_s=limits.upstream_idle_s,
+    )
+    kind = DirectTransport if config.transport == "direct" else PlainTransport
+    return kind(tls, options)
 
 
 class UpstreamClient:
     """The client of one upstream.
 
     Args:
-        http: Used by nobody else; neither bounded nor timed, that is done here.
+        transport: Used by nobody else; one of this package, whose answers ``HttpAnswer`` can read.
         config: Where, as whom, and how it differs from others.
         limits: The bounds where *config* is silent.
+        clock: Looks after the calls.
     """
 
-    def __init__(self, http: httpx.AsyncClient, config: UpstreamConfig, limits: Limits) -> None:
-        self._http = http
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, config: UpstreamConfig, limits: Limits, clock: CallClock
+    ) -> None:
+        self._transport = transport
         self._config = config
+        self._clock = clock
         self._timing = self._with_own_times(limits, config.timeouts)
         self._limits = limits
         self._places = trio.Semaphore(config.max_concurrency, max_value=config.max_concurrency)
@@ -117,6 +128,7 @@ class UpstreamClient:
                 "accept-encoding": "identity",
                 **authorization,
                 **dict(config.headers),
+                "host": self._urls[Surface.CHAT].netloc.decode("ascii"),
             }
         )
 
@@ -155,18 +167,24 @@ class UpstreamClient:
         """Send what *render* gives to *url*, once there is a place for it, and wait for the head."""
         await self._take_place()
         try:
-            with CallDeadline(self._timing, is_whole=is_whole) as deadline:
+            with CallDeadline(self._clock, self._timing, is_whole=is_whole) as deadline:
                 # Nobody else holds the body, so that it is gone when it was sent.
-                async with (
-                    await self._send(url, _Body(render()), deadline, trace) as response,
-                    HttpAnswer(response, reader, deadline, self._limits) as answer,
-                ):
-                    yield answer
+                response = await self._send(url, WholeBody(render()), deadline, trace)
+                try:
+                    if response.status_code not in _SUCCESS:
+                        raise await self._explain_refusal(response)
+                    yield HttpAnswer(response, reader, deadline, self._limits)
+                finally:
+                    await response.aclose()
         finally:
             self._places.release()
 
     async def _take_place(self) -> None:
-        if self._places.value > 0 or self._places.statistics().tasks_waiting < self._limits.upstream_waiting:
+        if self._places.value > 0:
+            await trio.lowlevel.checkpoint_if_cancelled()  # lets no other task run: the call is the checkpoint
+            self._places.acquire_nowait()
+            return
+        if self._places.statistics().tasks_waiting < self._limits.upstream_waiting:
             with trio.move_on_after(self._limits.upstream_wait_s):
                 await self._places.acquire()
                 return
@@ -211,18 +229,17 @@ class UpstreamClient:
         return render_chat_request(call.request, call.output, call.plan, upstream_model=model, quirks=quirks)
 
     async def _send(
-        self, url: httpx.URL, body: "_Body", deadline: CallDeadline, trace: TraceContext | None
-    ) -> "_ClosingResponse":
-        """Send the request and wait for the head; raises unless that is a success."""
+        self, url: httpx.URL, body: WholeBody, deadline: CallDeadline, trace: TraceContext | None
+    ) -> httpx.Response:
+        """Send the request and wait for the head."""
         headers = self._headers.copy()
-        headers["host"] = url.netloc.decode("ascii")
         headers["content-length"] = str(body.size)
         if trace is not None:
             headers.update(render_trace_context(trace))
         request = httpx.Request("POST", url, headers=headers, stream=body)
         deadline.expect_first_byte()
         try:
-            response = await self._http.send(request, stream=True)
+            response = await self._transport.handle_async_request(request)
         except httpx.ConnectTimeout as error:
             raise UpstreamTimeout("The model's server did not accept a connection in time.") from error
         except httpx.ConnectError as error:
@@ -230,47 +247,15 @@ class UpstreamClient:
         except httpx.TransportError as error:
             raise UpstreamError("The connection to the model's server broke.") from error
         deadline.pause()
-        closing = _ClosingResponse(response)
-        if response.status_code not in _SUCCESS:
-            async with closing:
-                raise UpstreamRejected(
-                    f"The model's server answered with an error (status {response.status_code}).",
-                    status=response.status_code,
-                    retry_after_s=_retry_after_s(response.headers),
-                    rejection=read_rejection(await read_error(response, self._limits)),
-                )
-        return closing
+        return response
 
-
-class _Body(httpx.AsyncByteStream):
-    """A request body in one piece; httpx's own is a generator, which a cancelled send leaves to the collector."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-        self.size = len(body)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        body, self._body = self._body, None
-        if body is None:
-            raise StopAsyncIteration
-        return body
-
-
-class _ClosingResponse:
-    """A response that is closed in a shield with a deadline, whatever happens."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-
-    async def __aenter__(self) -> httpx.Response:
-        return self._response
-
-    async def __aexit__(self, *_: object) -> None:
-        with trio.move_on_after(_CLOSE_S_MAX, shield=True):
-            await self._response.aclose()
+    async def _explain_refusal(self, response: httpx.Response) -> UpstreamRejected:
+        return UpstreamRejected(
+            f"The model's server answered with an error (status {response.status_code}).",
+            status=response.status_code,
+            retry_after_s=_retry_after_s(response.headers),
+            rejection=read_rejection(await read_error(response, self._limits)),
+        )
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:
